@@ -1,0 +1,1 @@
+"""The grammar of the expression language, its reference, and the JSON Schema for editors."""

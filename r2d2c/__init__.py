@@ -1,0 +1,37 @@
+"""r2d2c: a compiler for neural networks that do not learn the usual way."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from r2d2c.api import compile, export, load, loads
+    from r2d2c.diagnostics import CompileError, Diagnostic
+    from r2d2c.driver import Checked
+    from r2d2c.model import Model, Step, Trace
+
+# Names are imported when they are used: `import r2d2c` and a spec with a mistake must not pay for torch.
+_WHERE = {
+    "Checked": "driver",
+    "CompileError": "diagnostics",
+    "Diagnostic": "diagnostics",
+    "Model": "model",
+    "Step": "model",
+    "Trace": "model",
+    "compile": "api",
+    "export": "api",
+    "load": "api",
+    "loads": "api",
+}
+__all__ = ["Checked", "CompileError", "Diagnostic", "Model", "Step", "Trace", "compile", "export", "load", "loads"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'r2d2c' has no attribute {name!r}")
+    value = getattr(import_module(f"r2d2c.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value

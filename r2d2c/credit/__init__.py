@@ -1,0 +1,1 @@
+"""Credit rules: what a task learns from the task above."""

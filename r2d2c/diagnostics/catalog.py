@@ -1,0 +1,16 @@
+"""Every diagnostic code, from the literal tables of the stages. `r2d2c explain CODE` prints an entry."""
+
+from __future__ import annotations
+
+from r2d2c.diagnostics.entry import Entry
+from r2d2c.diagnostics.codes_data import DATA
+from r2d2c.diagnostics.codes_export import EXPORT
+from r2d2c.diagnostics.codes_file import FILE
+from r2d2c.diagnostics.codes_names import NAMES
+from r2d2c.diagnostics.codes_shapes import SHAPES
+from r2d2c.diagnostics.codes_syntax import SYNTAX
+from r2d2c.diagnostics.codes_tasks import TASKS
+
+CATALOG: dict[str, Entry] = {
+    entry.code: entry for table in (FILE, SYNTAX, NAMES, SHAPES, TASKS, DATA, EXPORT) for entry in table
+}

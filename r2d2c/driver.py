@@ -1,0 +1,122 @@
+"""The stages in order: from a file or a text to a typed, verified graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from r2d2c.credit.record import CreditRule
+from r2d2c.diagnostics import CompileError, Diagnostic, Sink
+from r2d2c.graph import Graph
+from r2d2c.ops.record import Op
+from r2d2c.ops.registry import Ops
+from r2d2c.source import Source
+from r2d2c.syntax.sections import Document
+from r2d2c.syntax.spec import BlockSyntax, Spec
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A spec that passed every check: its syntax, its typed graph, and the warnings and notes about it."""
+
+    spec: Spec
+    graph: Graph
+    ops: Ops
+    diagnostics: tuple[Diagnostic, ...] = ()
+    folder: Path = field(default_factory=Path)
+    settings: tuple[str, ...] = ()
+    rules: tuple[CreditRule, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.graph.name
+
+
+def parse(source: Source, sink: Sink, folder: Path | None = None, settings: Sequence[str] = ()) -> Spec | None:
+    """Text to syntax. Mistakes are in the sink."""
+    from r2d2c.syntax.sections import validate
+    from r2d2c.syntax.spec import parse_spec
+    from r2d2c.syntax.yaml_tree import apply_set, compose
+
+    tree = compose(source, sink)
+    for setting in settings:
+        tree = apply_set(tree, setting, sink) if tree is not None else None
+    document = validate(tree, sink) if tree is not None else None
+    return parse_spec(document, sink) if document is not None else None
+
+
+def check_source(
+    source: Source,
+    *,
+    folder: Path | None = None,
+    settings: Sequence[str] = (),
+    ops: Iterable[Op] = (),
+    rules: Iterable[CreditRule] = (),
+    seed: int | None = None,
+    warnings_are_errors: bool = False,
+) -> Checked:
+    """Run every stage that needs no torch. Raises `CompileError` at the end of the first stage with errors."""
+    import gc
+
+    sink = Sink(warnings_are_errors=warnings_are_errors)
+    # Arenas are many small objects without cycles; the collector would only walk them again and again.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        spec = parse(source, sink, folder, settings)
+        sink.stop_on_errors()
+        assert spec is not None
+        return check_spec(spec, sink, Ops(ops), tuple(rules), folder or Path(), tuple(settings), seed)
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def check_spec(
+    spec: Spec,
+    sink: Sink,
+    ops: Ops,
+    rules: tuple[CreditRule, ...],
+    folder: Path,
+    settings: tuple[str, ...],
+    seed: int | None,
+) -> Checked:
+    from r2d2c.infer import infer
+    from r2d2c.resolve.imports import load_imports
+    from r2d2c.resolve.model import resolve
+    from r2d2c.verify import verify
+
+    imported: list[BlockSyntax] = load_imports(spec, folder, sink)
+    sink.stop_on_errors()
+    if seed is None:
+        seed = spec.document.train.seed if spec.document.train and spec.document.train.seed is not None else 0
+    graph = resolve(spec, ops, imported, sink, seed)
+    sink.stop_on_errors()
+    graph = infer(graph, ops, sink)
+    sink.stop_on_errors()
+    graph = verify(graph, spec, ops, rules, sink)
+    sink.stop_on_errors()
+    return Checked(spec, graph, ops, tuple(sink.diagnostics), folder, settings, rules)
+
+
+def read(path: Path, shown: str | None = None) -> Source:
+    """The source of a file. Raises `CompileError` if it cannot be read as text."""
+    from r2d2c.syntax.yaml_tree import read_source
+
+    sink = Sink()
+    source = read_source(path, sink, shown)
+    sink.stop_on_errors()
+    if source is None:
+        raise CompileError(sink.diagnostics)
+    return source
+
+
+def standard_library(name: str) -> str | None:
+    """The text of a spec of the standard library, ``std/NAME``."""
+    path = files("r2d2c.specs").joinpath("std", f"{name}.yaml")
+    return path.read_text("utf-8") if path.is_file() else None
+
+
+__all__ = ["Checked", "Document", "check_source", "check_spec", "parse", "read", "standard_library"]

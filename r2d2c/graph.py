@@ -1,0 +1,256 @@
+"""The graph that every stage works on.
+
+A `Graph` has regions; a `Region` has ports and nodes and is used by `call` nodes, so regions nest; parameters are
+values that `param` nodes read from the storage table. Everything is frozen: a stage returns a new graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from r2d2c.source import Span
+from r2d2c.types import DimLike, TensorType
+
+Stage = Literal["resolved", "typed", "inference", "training"]
+StorageKind = Literal["param", "frozen", "statistic", "stream"]
+RegionKind = Literal["model", "behavior", "representative", "loss", "teach", "block", "output", "metric"]
+EMPTY: Mapping[str, Any] = {}
+
+
+class Value(NamedTuple):
+    """The ``port``-th output of a node. Node ids are unique in a graph, so a value needs no region.
+
+    (A named tuple, not a dataclass: values are dictionary keys everywhere and this hashes in C.)
+    """
+
+    node: str
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation.
+
+    id: its place in the spec (``encode.h.linear_2``), unique in the graph.
+    op: the name of an op record, or one of the core ops of `CORE_OPS`.
+    inputs: one per value argument of the op, None where an optional one is absent; a variadic argument comes last.
+    outputs: the names of its values; the name of a statement's target where it has one.
+    """
+
+    id: str
+    op: str
+    inputs: tuple[Value | None, ...] = ()
+    attrs: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    outputs: tuple[str, ...] = ("out",)
+    origin: Span | None = None
+
+    def value(self, port: int = 0) -> Value:
+        return Value(self.id, port)
+
+
+# Ops that are part of the graph itself and have no record:
+CORE_OPS: dict[str, str] = {
+    "port": "an input of its region",
+    "param": "reads attrs['storage'] from the storage table",
+    "constant": "the number or bool attrs['value']",
+    "size": "the size attrs['dim'], a dim that is known only when the model runs",
+    "call": "runs the region attrs['region'] on its inputs; attrs['credit'] has the credit of each",
+    "stop": "its input, as a constant for learning",
+    "leaf": "its input, as a constant from which gradients are taken back",
+    "vjp": "gradients of the first attrs['outputs'] inputs, times the numbers attrs['weights'] or the cotangents that come"
+    " last, with respect to the storage attrs['params'] and the attrs['wrt'] inputs in between",
+    "accumulate": "adds its input to the gradient of attrs['storage']",
+    "update": "writes its input to the statistic attrs['storage']",
+    "probe": "its input times attrs['storage'], the scale that `wiring --prove` turns",
+}
+
+
+class Port(NamedTuple):
+    """A named value at a region's boundary."""
+
+    name: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A body with ports. Its input ports are `port` nodes among its nodes; nodes are in execution order."""
+
+    name: str
+    kind: RegionKind
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    nodes: tuple[Node, ...]
+    origin: Span | None = None
+
+    def output(self, name: str) -> int:
+        """The position of an output port."""
+        for position, port in enumerate(self.outputs):
+            if port.name == name:
+                return position
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """How storage gets its first numbers: an initialiser's name and its arguments."""
+
+    kind: str
+    args: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind}({', '.join(map(str, self.args))})" if self.args else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A row of the storage table. ``type`` is None until inference; ``owner`` is the region that made it."""
+
+    name: str
+    kind: StorageKind
+    init: Init
+    owner: str
+    type: TensorType | None = None
+    axes: tuple[str, ...] = ()
+    origin: Span | None = None
+    fans: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """A credit rule on an edge, with its arguments."""
+
+    rule: str
+    args: tuple[Any, ...] = ()
+    origin: Span | None = None
+
+    def __str__(self) -> str:
+        return f"{self.rule}({', '.join(map(str, self.args))})" if self.args else self.rule
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A behavior, its representative and the loss between them, as calls in the main region."""
+
+    name: str
+    behavior: str
+    representative: str | None = None
+    loss: str | None = None
+    teach: str | None = None
+    keep_own: bool = False
+    origin: Span | None = None
+    representative_value: Value | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A scalar that trains something. ``owner`` is its task, or None for one of `losses:`."""
+
+    name: str
+    value: Value
+    weight: float = 1.0
+    owner: str | None = None
+    origin: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An edge between tasks: the input ``port`` of the call of ``target`` reads ``source``.
+
+    feed: the representative that the target reads instead while it learns.
+    """
+
+    source_task: str
+    source: Value
+    target: str
+    port: int
+    credit: Credit
+    feed: Value | None = None
+    feed_task: str | None = None
+    origin: Span | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.source_task} -> {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of the composed model: a record's name, and the outputs and ports it compares."""
+
+    name: str
+    args: tuple[str, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+    origin: Span | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}({', '.join([*self.args, *(f'{k}={v}' for k, v in self.options)])})"
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A part of the training graph that runs as one: forward, losses, backward; then its activations are freed.
+
+    finished: the parameters whose gradients are whole after it and that no later visit reads, so that they may
+        be updated at once.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    tasks: tuple[str, ...]
+    losses: tuple[str, ...] = ()
+    finished: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A whole model at one stage."""
+
+    name: str
+    stage: Stage
+    regions: Mapping[str, Region]
+    main: str
+    storage: Mapping[str, Storage]
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    losses: Mapping[str, Loss] = field(default_factory=dict)
+    links: tuple[Link, ...] = ()
+    targets: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    dims: Mapping[str, DimLike] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    types: Mapping[Value, TensorType] = field(default_factory=dict)
+    bounds: Mapping[Value, DimLike] = field(default_factory=dict)
+    visits: tuple[Visit, ...] = ()
+    seed: int = 0
+
+    @property
+    def body(self) -> Region:
+        return self.regions[self.main]
+
+    def with_(self, **changes: Any) -> Graph:
+        return replace(self, **changes)
+
+
+def storage_read(graph: Graph, region: str) -> set[str]:
+    """The names of the storage that a region and the regions it calls read."""
+    found: set[str] = set()
+    todo, seen = [region], {region}
+    while todo:
+        for node in graph.regions[todo.pop()].nodes:
+            if node.op == "param":
+                found.add(node.attrs["storage"])
+            elif node.op == "call" and node.attrs["region"] not in seen:
+                seen.add(node.attrs["region"])
+                todo.append(node.attrs["region"])
+    return found
+
+
+def walk(graph: Graph) -> Iterator[tuple[Region, Node]]:
+    """Every node of every region."""
+    for region in graph.regions.values():
+        for node in region.nodes:
+            yield region, node

@@ -1,0 +1,240 @@
+"""The shape pass: from the resolved graph to the typed one.
+
+Dims are unified as nodes are met, so a mismatch names both places. Types of storage come from the ops that make it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from r2d2c.diagnostics import Sink
+from r2d2c.graph import Graph, Init, Node, Region, Storage, Value
+from r2d2c.ops.record import Namespace, Op, ShapeError, Shapes
+from r2d2c.source import Span
+from r2d2c.types import DimLike, TensorType, Unifier
+
+
+class Signature:
+    """An op's argument names, split once so that the passes over all nodes are quick."""
+
+    __slots__ = ("names", "op", "variadic")
+
+    def __init__(self, op: Op) -> None:
+        self.op = op
+        values = op.values
+        self.variadic = values[-1].name if values and values[-1].kind == "values" else None
+        self.names = tuple(arg.name for arg in values if arg.kind != "values")
+
+    def namespace(self, node: Node, inputs: list[Any]) -> Namespace:
+        """The namespace that a record's functions take, of whatever stands for the inputs."""
+        space = Namespace(**node.attrs)
+        filled = space.__dict__
+        filled.update(zip(self.names, inputs, strict=False))
+        if self.variadic is not None:
+            filled[self.variadic] = inputs[len(self.names) :]
+        return space
+
+
+class Signatures:
+    """`Signature`s by op name."""
+
+    def __init__(self, ops: Mapping[str, Op]) -> None:
+        self._ops = ops
+        self._made: dict[str, Signature] = {}
+
+    def __getitem__(self, name: str) -> Signature:
+        made = self._made.get(name)
+        if made is None:
+            made = self._made[name] = Signature(self._ops[name])
+        return made
+
+
+def infer(graph: Graph, ops: Mapping[str, Op], sink: Sink) -> Graph:
+    """Type every value and all storage. Mistakes go to the sink; what depends on them stays untyped and silent."""
+    return _Inference(graph, ops, sink).run()
+
+
+class _Inference:
+    def __init__(self, graph: Graph, ops: Mapping[str, Op], sink: Sink) -> None:
+        self.graph, self.sink = graph, sink
+        self.signatures = Signatures(ops)
+        self.unifier = Unifier()
+        self.shapes = Shapes(self.unifier)
+        self.types: dict[Value, TensorType] = dict(graph.types)
+        self.bounds: dict[Value, DimLike] = {}
+        self.storage: dict[str, Storage] = dict(graph.storage)
+        self.done: set[str] = set()
+        self.origins: dict[str, Node] = {}
+
+    def run(self) -> Graph:
+        graph = self.graph
+        self._region(graph.body)
+        self._check_losses()
+        self._check_feeds()
+        resolve = self.unifier.resolve_type
+        types = {value: resolve(type_) for value, type_ in self.types.items()} if self.unifier.bound else self.types
+        storage = {
+            name: replace(row, type=resolve(row.type)) if row.type is not None and self.unifier.bound else row
+            for name, row in self.storage.items()
+        }
+        dims = {name: self.unifier.resolve(dim) for name, dim in graph.dims.items()}
+        bounds = {value: self.unifier.resolve(dim) for value, dim in self.bounds.items()}
+        return graph.with_(stage="typed", types=types, storage=storage, dims=dims, bounds=bounds)
+
+    def _region(self, region: Region) -> None:
+        self.done.add(region.name)
+        types = self.types
+        for node in region.nodes:
+            self.origins[node.id] = node
+            op = node.op
+            if op == "port":
+                continue
+            if op == "constant":
+                value = node.attrs["value"]
+                dtype = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
+                types[Value(node.id)] = TensorType(dtype)
+            elif op == "size":
+                types[Value(node.id)] = TensorType("int")
+            elif op == "param":
+                type_ = self.storage[node.attrs["storage"]].type
+                if type_ is not None:
+                    types[Value(node.id)] = type_
+            elif op == "call":
+                self._call(node)
+            else:
+                self._op(node)
+
+    def _call(self, node: Node) -> None:
+        callee = self.graph.regions[node.attrs["region"]]
+        again = callee.name in self.done
+        for port, given in zip(callee.inputs, node.inputs, strict=True):
+            type_ = self.types.get(given) if given is not None else None
+            if type_ is None:
+                continue
+            before = self.types.get(port.value)
+            if again and before is not None and not self._same(before, type_):
+                self.sink.report(
+                    "E305", node.origin, f"`{callee.name}` is shared: it takes {before} as `{port.name}`, here it gets {type_}"
+                )
+            self.types.setdefault(port.value, type_)
+        if not again:
+            self._region(callee)
+        for position, port in enumerate(callee.outputs):
+            found = self.types.get(port.value)
+            if found is not None:
+                self.types[Value(node.id, position)] = found
+        for port, given in zip(callee.inputs, node.inputs, strict=True):
+            if port.value in self.bounds and given is not None:
+                self._bound(given, self.bounds[port.value], node.origin)
+
+    def _same(self, left: TensorType, right: TensorType) -> bool:
+        unify = self.unifier.unify
+        return left.dtype == right.dtype and left.rank == right.rank and all(map(unify, left.dims, right.dims))
+
+    def _bound(self, value: Value, limit: DimLike, origin: Span | None) -> None:
+        before = self.bounds.setdefault(value, limit)
+        if before != limit and isinstance(before, int) and isinstance(limit, int):
+            self.bounds[value] = min(before, limit)
+            if abs(before - limit) > 0:
+                self.sink.report(
+                    "W306", origin, f"the same integers are used as one of {limit} here and one of {before} elsewhere"
+                )
+
+    def _op(self, node: Node) -> None:
+        signature = self.signatures[node.op]
+        op, types = signature.op, self.types
+        inputs: list[Any] = []
+        waiting = False
+        for value in node.inputs:
+            type_ = types.get(value) if value is not None else None
+            if type_ is None and value is not None:
+                maker = self.origins.get(value.node)
+                own = maker is not None and maker.op == "param" and maker.attrs["storage"].startswith(node.id)
+                if not own:
+                    return  # reported where it failed
+                waiting = True
+            inputs.append(type_)
+        space = signature.namespace(node, inputs)
+        try:
+            if waiting and op.params is not None:
+                self._make_storage(node, op, space)
+            result = op.shape(self.shapes, space)
+        except ShapeError as error:
+            self._report(node, signature, error)
+            return
+        if self.shapes.bounds:
+            self._take_bounds(node, signature)
+        if isinstance(result, TensorType):
+            types[Value(node.id)] = result
+        else:
+            for port, type_ in enumerate(result):
+                types[Value(node.id, port)] = type_
+
+    def _make_storage(self, node: Node, op: Op, space: Namespace) -> None:
+        assert op.params is not None
+        specs = op.params(self.shapes, space)
+        names = self.signatures[node.op].names
+        dtype = next((t.dtype for t in vars(space).values() if isinstance(t, TensorType) and t.floating and not t.weak), "f32")
+        for name, value in zip(names, node.inputs, strict=False):
+            if value is None or name not in specs:
+                continue
+            reader = self.origins[value.node]
+            if reader.op != "param" or self.storage[reader.attrs["storage"]].type is not None:
+                continue
+            spec, row = specs[name], self.storage[reader.attrs["storage"]]
+            kind = spec.kind if spec.kind != "param" else row.kind
+            init = spec.init if row.init == Init("default") else row.init
+            type_ = TensorType(dtype, spec.dims)
+            fans = None
+            if spec.fans is not None:
+                sizes = tuple(self.unifier.resolve(f) for f in spec.fans)
+                fans = (int(sizes[0]), int(sizes[1])) if all(isinstance(f, int) for f in sizes) else None  # type: ignore[arg-type]
+            self.storage[row.name] = replace(row, type=type_, kind=kind, init=init, axes=spec.axes, fans=fans)
+            self.types[value] = type_
+            setattr(space, name, type_)
+
+    def _take_bounds(self, node: Node, signature: Signature) -> None:
+        for argument, limit in self.shapes.bounds:
+            value = node.inputs[signature.names.index(argument)]
+            if value is not None:
+                self._bound(value, limit, node.origin)
+        self.shapes.bounds.clear()
+
+    def _report(self, node: Node, signature: Signature, error: ShapeError) -> None:
+        self.shapes.bounds.clear()
+        also = []
+        for argument in (error.argument, error.other):
+            if argument is None or argument not in signature.names:
+                continue
+            value = node.inputs[signature.names.index(argument)]
+            if value is None:
+                continue
+            maker, type_ = self.origins.get(value.node), self.types.get(value)
+            if maker is not None and maker.origin is not None and type_ is not None and maker.op != "constant":
+                also.append((maker.origin, f"`{argument}` is {self.unifier.resolve_type(type_)}"))
+        self.sink.report("E301", node.origin, f"`{node.op}`: {error}", also=also, fix=error.fix)
+
+    def _check_losses(self) -> None:
+        for loss in self.graph.losses.values():
+            type_ = self.types.get(loss.value)
+            if type_ is None:
+                continue
+            if type_.rank:
+                self.sink.report("E302", loss.origin, f"the loss `{loss.name}` is {type_}, and must be a scalar", fix="take its `mean`")
+            elif not type_.floating:
+                self.sink.report("E302", loss.origin, f"the loss `{loss.name}` is {type_}, and must be a floating number")
+        for task in self.graph.tasks.values():
+            if task.teach is not None:
+                type_ = self.types.get(self.graph.regions[task.teach].outputs[0].value)
+                if type_ is not None and type_.rank:
+                    self.sink.report("E302", task.origin, f"`teach` of `{task.name}` is {type_}, and must be a scalar")
+
+    def _check_feeds(self) -> None:
+        for link in self.graph.links:
+            if link.feed is None:
+                continue
+            wanted, given = self.types.get(link.source), self.types.get(link.feed)
+            if wanted is not None and given is not None and not self._same(wanted, given):
+                self.sink.report("E303", link.origin, f"`feed` is {given}, and `{link.target}` reads a {wanted} over this link")

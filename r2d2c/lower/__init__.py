@@ -1,0 +1,1 @@
+"""From flat graphs to torch.fx. The only part of the compiler, beside training, that imports torch."""

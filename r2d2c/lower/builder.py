@@ -1,0 +1,218 @@
+"""`FxBuilder`: builds a torch.fx graph from the nodes of a flat graph. It is the context `b` of the records' `lower`."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import keyword
+import operator
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.fx as fx
+
+from r2d2c.graph import Graph, Node, Value
+from r2d2c.infer import Signatures
+from r2d2c.ops.record import Op
+from r2d2c.source import Span
+from r2d2c.types import Dim, DimLike, TensorType
+
+TORCH_DTYPES = {
+    "f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "i64": torch.int64,
+    "i32": torch.int32, "i16": torch.int16, "i8": torch.int8, "u8": torch.uint8, "bool": torch.bool,
+}  # fmt: skip
+
+
+@functools.cache
+def function(name: str) -> Callable[..., Any]:
+    """The function of a dotted name such as ``torch.nn.functional.linear``."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+_NOT_WORD = re.compile(r"\W+")
+
+
+def identifier(name: str) -> str:
+    """A Python name for a place: ``encode.h.linear_2`` becomes ``encode_h_linear_2``."""
+    word = _NOT_WORD.sub("_", name).strip("_") or "value"
+    return f"_{word}" if word[0].isdigit() or keyword.iskeyword(word) else word
+
+
+def trace_of(span: Span | None, what: str) -> str | None:
+    """A span the way fx keeps stack traces; the source is named as the user named it."""
+    if span is None:
+        return None
+    return f'  File "{span.source.name}", line {span.line}, in {what}'
+
+
+class FxBuilder:
+    """One fx graph under construction.
+
+    training: whether ops that differ lower to their training form.
+    """
+
+    def __init__(self, graph: Graph, signatures: Signatures, training: bool) -> None:
+        self.graph, self.signatures, self.training = graph, signatures, training
+        self.fx = fx.Graph()
+        self.env: dict[Value, Any] = {}
+        self.rng: fx.Node | None = None
+        self.sizes_of: dict[str, tuple[Any, int]] = {}
+        self._sizes: dict[str, Any] = {}
+        self._node: Node | None = None
+        self._name = ""
+        self._trace: str | None = None
+        self._parameters: dict[str, fx.Node] = {}
+        self._create = self.fx.create_node
+
+    # -- what records call
+    def __call__(self, target: str, *args: Any, **kwargs: Any) -> fx.Node:
+        node = self._create("call_function", function(target), args, kwargs, self._name)
+        node.meta["stack_trace"] = self._trace
+        return node
+
+    def method(self, name: str, *args: Any, **kwargs: Any) -> fx.Node:
+        node = self._create("call_method", name, args, kwargs, self._name)
+        node.meta["stack_trace"] = self._trace
+        return node
+
+    def item(self, value: Any, position: int) -> fx.Node:
+        node = self._create("call_function", operator.getitem, (value, position), {}, self._name)
+        node.meta["stack_trace"] = self._trace
+        return node
+
+    def python(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        """A call of a Python function that is not a torch op (operators, getattr)."""
+        node = self._create("call_function", target, args, kwargs, self._name)
+        node.meta["stack_trace"] = self._trace
+        return node
+
+    def type(self, argument: str) -> TensorType:
+        assert self._node is not None
+        position = self.signatures[self._node.op].names.index(argument)
+        value = self._node.inputs[position]
+        assert value is not None, argument
+        return self.graph.types[value]
+
+    def types(self, argument: str) -> tuple[TensorType, ...]:
+        assert self._node is not None
+        first = len(self.signatures[self._node.op].names)
+        return tuple(self.graph.types[v] for v in self._node.inputs[first:] if v is not None)
+
+    @property
+    def out(self) -> tuple[TensorType, ...]:
+        assert self._node is not None
+        types = self.graph.types
+        return tuple(types[v] for p in range(len(self._node.outputs)) if (v := Value(self._node.id, p)) in types)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return TORCH_DTYPES[name]
+
+    def size(self, dim: DimLike) -> Any:
+        """An int, or an fx node that computes a dim known only at run time."""
+        if not isinstance(dim, Dim):
+            return int(dim)
+        total: Any = None
+        for atoms, factor in dim.terms:
+            product: Any = None
+            for atom in atoms:
+                if isinstance(atom, str):
+                    part = self._symbol(atom)
+                else:
+                    target = operator.mod if atom.remainder else operator.floordiv
+                    part = self.python(target, self.size(atom.numerator), self.size(atom.denominator))
+                product = part if product is None else self.python(operator.mul, product, part)
+            if product is None:
+                product = factor
+            elif factor != 1:
+                product = self.python(operator.mul, product, factor)
+            total = product if total is None else self.python(operator.add, total, product)
+        return total
+
+    def sizes(self, dims: Iterable[DimLike]) -> tuple[Any, ...]:
+        return tuple(self.size(dim) for dim in dims)
+
+    def _symbol(self, name: str) -> Any:
+        if name not in self._sizes:
+            if name not in self.sizes_of:
+                raise KeyError(f"no input has the dim {name}")
+            tensor, axis = self.sizes_of[name]
+            self._sizes[name] = self.method("size", tensor, axis)
+        return self._sizes[name]
+
+    def generator(self, like: Any) -> fx.Node:
+        """A torch.Generator on the device of ``like``, for this node at this step."""
+        assert self._node is not None and self.rng is not None, "random ops draw only in training"
+        device = self.python(getattr, like, "device")
+        return self.method("generator", self.rng, self._node.id, device)
+
+    # -- building
+    def parameter(self, name: str) -> fx.Node:
+        """The fx node that reads a storage entry, one a graph."""
+        node = self._parameters.get(name)
+        if node is None:
+            node = self._parameters[name] = self._create("get_attr", name, (), {}, identifier(name))
+        return node
+
+    def placeholder(self, name: str, value: Value | None = None) -> fx.Node:
+        node = self._create("placeholder", identifier(name), (), {}, identifier(name))
+        if value is not None:
+            self.env[value] = node
+            type_ = self.graph.types.get(value)
+            for axis, dim in enumerate(type_.dims if type_ is not None else ()):
+                if isinstance(dim, Dim) and len(dim.terms) == 1 and dim.terms[0][1] == 1:
+                    atoms = dim.terms[0][0]
+                    if len(atoms) == 1 and isinstance(atoms[0], str):
+                        self.sizes_of.setdefault(atoms[0], (node, axis))
+        return node
+
+    def add(self, node: Node) -> None:
+        """Lower one node of the flat graph."""
+        op, env = node.op, self.env
+        if op == "param":
+            env[Value(node.id)] = self.parameter(node.attrs["storage"])
+            return
+        if op == "constant":
+            env[Value(node.id)] = node.attrs["value"]
+            return
+        self._begin(node)
+        if op == "size":
+            env[Value(node.id)] = self.size(node.attrs["dim"])
+            return
+        if op == "stop":
+            env[Value(node.id)] = self.method("detach", env[node.inputs[0]])  # type: ignore[index]
+            return
+        if op == "leaf":
+            env[Value(node.id)] = self.method("requires_grad_", self.method("detach", env[node.inputs[0]]))  # type: ignore[index]
+            return
+        self._lower(node)
+
+    def _begin(self, node: Node) -> None:
+        self._node = node
+        place = node.id
+        base, dot, last = place.rpartition(".")
+        # The op that gives a statement its value is named after the statement.
+        self._name = identifier(base if dot and node.outputs and node.outputs[0] != last.split("_")[0] and base.endswith(node.outputs[0]) else place)
+        self._trace = trace_of(node.origin, place)
+
+    def _lower(self, node: Node) -> None:
+        env, signature = self.env, self.signatures[node.op]
+        op: Op = signature.op
+        inputs = [env[v] if v is not None else None for v in node.inputs]
+        lower = op.lower
+        if type(lower) is str:
+            result: Any = self._create("call_function", function(lower), tuple(inputs), None, self._name)
+            result.meta["stack_trace"] = self._trace
+        else:
+            result = lower(self, signature.namespace(node, inputs))  # type: ignore[operator]
+        if isinstance(result, (tuple, list)):
+            for port, part in enumerate(result):
+                env[Value(node.id, port)] = part
+                if isinstance(part, fx.Node):
+                    part.meta["r2d2c"] = (node, port)
+        else:
+            env[Value(node.id)] = result
+            if isinstance(result, fx.Node):
+                result.meta["r2d2c"] = (node, 0)

@@ -1,0 +1,259 @@
+"""`Model`: a compiled spec as an nn.Module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.fx as fx
+
+from r2d2c.backend import Backend, find_backend
+from r2d2c.credit.record import CreditRule
+from r2d2c.credit.registry import rules as credit_rules
+from r2d2c.driver import Checked
+from r2d2c.graph import Graph, Value
+from r2d2c.lower.builder import TORCH_DTYPES
+from r2d2c.lower.graphs import Lowered, LoweredVisit, TrainingLowering, lower_forward, lower_inference
+from r2d2c.lower.init import Rng, initial
+from r2d2c.passes.inline import inference_graph
+from r2d2c.passes.training import training_graph
+from r2d2c.wiring import Matrix, wiring
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(slots=True)
+class Step:
+    """What one learning pass gives. losses: unweighted scalars by name. outputs: as the model's, in training mode."""
+
+    losses: Tensors
+    outputs: Tensors
+    state: Tensors = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class VisitResult:
+    """One visit of a learning pass. ``finished``: the parameters that may be updated now."""
+
+    name: str
+    losses: Tensors
+    finished: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Trace:
+    """Every value and every δ (the gradient of the weighted losses there) by its name in the spec."""
+
+    values: Tensors
+    deltas: Tensors
+    losses: Tensors
+
+
+class Model(torch.nn.Module):
+    """A compiled spec. ``model(x=x)`` runs the composed model; ``model.learn(x=x, y=y)`` adds to every ``.grad``."""
+
+    def __init__(self, checked: Checked, backend: str = "eager") -> None:
+        super().__init__()
+        self._spec = checked
+        self._backend: Backend = find_backend(backend)
+        self._inference_graph = inference_graph(checked.graph)
+        self._step = 0
+        for name, row in checked.graph.storage.items():
+            tensor = initial(row, checked.graph.seed)
+            trained = row.kind == "param"
+            self._put(name, torch.nn.Parameter(tensor, requires_grad=trained) if trained else tensor)
+        self._compiled: dict[str, Any] = {}
+
+    # -- storage
+    def _put(self, name: str, tensor: torch.Tensor) -> None:
+        module: torch.nn.Module = self
+        *path, last = name.split(".")
+        for part in path:
+            if part not in module._modules:
+                module._modules[part] = torch.nn.Module()
+            module = module._modules[part]  # type: ignore[assignment]
+        if isinstance(tensor, torch.nn.Parameter):
+            module._parameters[last] = tensor
+        else:
+            module._buffers[last] = tensor
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled functions hold this module's own dicts: a copy compiles its own.
+        return {**self.__dict__, "_compiled": {}}
+
+    @property
+    def spec(self) -> Checked:
+        """The checked spec this was compiled from."""
+        return self._spec
+
+    @property
+    def graph(self) -> Graph:
+        """The typed graph."""
+        return self._spec.graph
+
+    def _credit_rules(self) -> Mapping[str, CreditRule]:
+        return credit_rules(self._spec.rules)
+
+    @cached_property
+    def _training_graph(self) -> Graph:
+        return training_graph(self._spec.graph, self._spec.ops, self._credit_rules())
+
+    @cached_property
+    def _inference_lowered(self) -> Lowered:
+        return lower_inference(self._inference_graph, self._spec.ops)
+
+    # -- inference
+    def forward(self, **inputs: torch.Tensor) -> Tensors:
+        """The composed model: no representative, no target. Inputs by name; outputs by name."""
+        run = self._compiled.get("inference")
+        if run is None:
+            run = self._compiled["inference"] = self._backend.inference(self, self._inference_lowered)
+        try:
+            return run(**inputs)  # type: ignore[no-any-return]
+        except (TypeError, RuntimeError, IndexError) as error:
+            self._explain(inputs, self._inference_graph, error)
+            raise
+
+    def _explain(self, given: Mapping[str, Any], graph: Graph, error: Exception) -> None:
+        """Raise what a user can act on, if the inputs are not what the spec says."""
+        ports = {port.name: graph.types[port.value] for port in graph.body.inputs}
+        problems = [f"`{name}` is missing" for name in ports if name not in given]
+        problems += [f"there is no input `{name}`" for name in given if name not in ports]
+        for name, type_ in ports.items():
+            value = given.get(name)
+            if value is None:
+                continue
+            if not isinstance(value, torch.Tensor):
+                problems.append(f"`{name}` is a {type(value).__name__}, not a tensor")
+                continue
+            fits = value.dim() == type_.rank and all(
+                not isinstance(d, int) or d == s for d, s in zip(type_.dims, value.shape, strict=False)
+            )
+            kind = TORCH_DTYPES[type_.dtype]
+            if not fits or kind.is_floating_point != value.dtype.is_floating_point:
+                problems.append(f"`{name}` is {value.dtype} {list(value.shape)}, the spec says {type_}")
+        if problems:
+            raise TypeError(f"{self._spec.name}: {'; '.join(problems)}") from error
+
+    # -- learning
+    def _visits(self) -> list[tuple[LoweredVisit, Callable[..., Any], tuple[Value, ...]]]:
+        """Every visit with its function, and the values that no later one reads."""
+        made = self._compiled.get("visits")
+        if made is None:
+            if self._backend.visit is None:
+                raise TypeError(f"the backend `{self._backend.name}` is for inference only")
+            lowered = TrainingLowering(self._training_graph, self._spec.ops).visits()
+            last = {value: k for k, visit in enumerate(lowered) for value in visit.reads}
+            keep = set(self._result_values())
+            made = []
+            for k, visit in enumerate(lowered):
+                freed = tuple(v for v in visit.reads if last[v] == k and v not in keep)
+                made.append((visit, self._backend.visit(self, visit), freed))
+            self._compiled["visits"] = made
+        return made  # type: ignore[no-any-return]
+
+    def _result_values(self) -> list[Value]:
+        graph = self._training_graph
+        return [port.value for port in graph.body.outputs] + [loss.value for loss in graph.losses.values()]
+
+    def visits(self, **batch: torch.Tensor) -> Iterator[VisitResult]:
+        """A learning pass visit by visit, for updates in between: after each, its ``finished`` parameters may change."""
+        for result in self._run(batch, {}):
+            yield result
+
+    def _run(self, batch: Mapping[str, torch.Tensor], slots: dict[Value, Any]) -> Iterator[VisitResult]:
+        graph = self._training_graph
+        self._check_batch(batch, graph)
+        for port in graph.body.inputs:
+            slots[port.value] = batch[port.name]
+        rng = Rng(graph.seed, self._step)
+        self._step += 1
+        for (visit, run, freed), plan in zip(self._visits(), graph.visits, strict=True):
+            arguments = [slots[value] for value in visit.reads]
+            for value in freed:
+                del slots[value]
+            if visit.random:
+                arguments.append(rng)
+            with torch.enable_grad():
+                try:
+                    results = run(*arguments)
+                except RuntimeError as error:
+                    self._explain(batch, graph, error)
+                    self._explain_frozen(error)
+                    raise
+            del arguments
+            for value, result in zip(visit.writes, results, strict=True):
+                slots[value] = result
+            losses = {name: slots[graph.losses[name].value].detach() for name in plan.losses}
+            del results
+            yield VisitResult(plan.name, losses, plan.finished, plan.tasks)
+
+    def _check_batch(self, batch: Mapping[str, Any], graph: Graph) -> None:
+        if batch.keys() != {port.name for port in graph.body.inputs}:
+            self._explain(batch, graph, TypeError("wrong inputs"))
+
+    def _explain_frozen(self, error: Exception) -> None:
+        frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
+        if frozen:
+            raise TypeError(
+                f"{frozen[0]} has requires_grad=False, and the spec trains it: write `frozen=true` in the spec instead"
+            ) from error
+
+    def learn(self, **batch: torch.Tensor) -> Step:
+        """One learning pass: adds to every ``.grad`` as the wiring says, as ``backward()`` does."""
+        slots: dict[Value, Any] = {}
+        losses: Tensors = {}
+        for result in self._run(batch, slots):
+            losses.update(result.losses)
+        outputs = {port.name: slots[port.value].detach() for port in self._training_graph.body.outputs}
+        return Step(losses, outputs)
+
+    def losses(self, **batch: torch.Tensor) -> Tensors:
+        """The losses of a batch, without gradients and as the model is used: no dropout, running statistics."""
+        graph = self._training_graph
+        self._check_batch(batch, graph)
+        if "losses" not in self._compiled:
+            wanted = [(name, loss.value) for name, loss in graph.losses.items()]
+            lowered = lower_forward(graph, self._spec.ops, wanted, training=False)
+            visit = LoweredVisit(lowered.fx, "losses", (), (), False)
+            compile_visit = self._backend.visit or find_backend("eager").visit
+            assert compile_visit is not None
+            self._compiled["losses"] = (lowered, compile_visit(self, visit))
+        lowered, run = self._compiled["losses"]
+        with torch.no_grad():
+            results = run(*(batch[name] for name in lowered.inputs))
+        return dict(zip(lowered.outputs, results, strict=True))
+
+    # -- looking inside
+    def wiring(self) -> Matrix:
+        """``{loss: {parameter: "gradient" | "rule:…" | "plastic" | None}}``, from the graph alone."""
+        trained = {n: row for n, row in self.graph.storage.items() if row.kind == "param"}
+        return wiring(self._training_graph, self._spec.ops, self.graph.losses, trained)
+
+    @property
+    def graphs(self) -> dict[str, fx.GraphModule]:
+        """The inference and the training graph as torch.fx GraphModules over this model's parameters."""
+        return {"inference": self._graph_module("inference"), "training": self._graph_module("training")}
+
+    def _graph_module(self, which: str) -> fx.GraphModule:
+        if which == "inference":
+            graph = self._inference_lowered.fx
+        else:
+            graph = TrainingLowering(self._training_graph, self._spec.ops).whole().fx
+        return fx.GraphModule(self, graph, f"{identifier_of(self._spec.name)}_{which}")
+
+    def trace(self, *, breakpoints: tuple[str, ...] = (), **batch: torch.Tensor) -> Trace:
+        """Every value and every δ by its name in the spec. At a name in ``breakpoints`` the debugger opens."""
+        from r2d2c.tracing import trace
+
+        return trace(self, batch, breakpoints)
+
+
+def identifier_of(name: str) -> str:
+    from r2d2c.lower.builder import identifier
+
+    return identifier(name)

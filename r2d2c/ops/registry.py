@@ -1,0 +1,52 @@
+"""The table of all built-in ops, and of those that a session adds (plug-ins, Python)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+
+from r2d2c.ops import (
+    activations,
+    arithmetic,
+    class_distances,
+    comparison,
+    distances,
+    linear,
+    ordering,
+    reductions,
+    unary,
+)
+from r2d2c.ops.record import Op
+
+FAMILIES = {
+    "arithmetic": arithmetic.OPS,
+    "unary": unary.OPS,
+    "comparison": comparison.OPS,
+    "activations": activations.OPS,
+    "reductions": reductions.OPS,
+    "ordering": ordering.OPS,
+    "distances": distances.OPS + class_distances.OPS,
+    "linear": linear.OPS,
+}
+
+
+@cache
+def builtin() -> dict[str, Op]:
+    """Every built-in op by name."""
+    return {op.name: op for ops in FAMILIES.values() for op in ops}
+
+
+class Ops(Mapping[str, Op]):
+    """The ops a spec may use: the built-in ones, then those added."""
+
+    def __init__(self, extra: Iterable[Op] = ()) -> None:
+        self._ops = builtin() | {op.name: op for op in extra}
+
+    def __getitem__(self, name: str) -> Op:
+        return self._ops[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ops)
+
+    def __len__(self) -> int:
+        return len(self._ops)

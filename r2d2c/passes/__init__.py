@@ -1,0 +1,1 @@
+"""Graph to graph: inlining, dead code, credit, gradients, visits; and what is legal at each stage."""

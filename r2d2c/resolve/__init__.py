@@ -1,0 +1,1 @@
+"""Syntax to the resolved graph: names, dims, blocks, links."""

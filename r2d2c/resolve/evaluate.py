@@ -1,0 +1,347 @@
+"""Evaluating the arena of an expression into nodes of a region."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from r2d2c.diagnostics import suggest
+from r2d2c.graph import Value
+from r2d2c.resolve.bind import bind_call
+from r2d2c.resolve.region import RegionBuilder
+from r2d2c.resolve.results import (
+    ELLIPSIS,
+    FAILED,
+    BlockRef,
+    Failed,
+    Forbidden,
+    OpRef,
+    Path,
+    Placed,
+    SliceItem,
+    Unknown,
+    UnknownCall,
+    kind_of,
+)
+from r2d2c.source import Span
+from r2d2c.syntax.ast import Expr, Statement, Syntax
+from r2d2c.types import Dim
+
+BINARY: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "+": ("add", operator.add),
+    "-": ("sub", operator.sub),
+    "*": ("mul", operator.mul),
+    "/": ("div", operator.truediv),
+    "//": ("floor_divide", operator.floordiv),
+    "%": ("remainder", operator.mod),
+    "^": ("pow", operator.pow),
+    "@": ("matmul", operator.matmul),
+    "==": ("eq", operator.eq),
+    "!=": ("ne", operator.ne),
+    "<": ("lt", operator.lt),
+    "<=": ("le", operator.le),
+    ">": ("gt", operator.gt),
+    ">=": ("ge", operator.ge),
+    "and": ("logical_and", lambda x, y: x and y),
+    "or": ("logical_or", lambda x, y: x or y),
+}
+UNARY: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "-": ("neg", operator.neg),
+    "+": ("", operator.pos),
+    "not": ("logical_not", operator.not_),
+}
+CONSTANTS = {"pi": math.pi, "e": math.e, "inf": math.inf}
+
+
+class Evaluator:
+    """Evaluates one syntax in one region. ``place`` is where the nodes of the present statement are named."""
+
+    def __init__(self, region: RegionBuilder, syntax: Syntax) -> None:
+        self.region, self.syntax = region, syntax
+        self.program = region.program
+        self.sink = region.program.sink
+        self.results: list[Any] = [None] * len(syntax.nodes)
+        self.place = region.place
+        self.target: str | None = None
+        self.root = -1
+
+    def span(self, index: int) -> Span:
+        node = self.syntax.nodes[index]
+        return Span(self.syntax.source, node.start, node.end)
+
+    def placed(self, index: int) -> Placed:
+        return Placed(self.results[index], self.span(index))
+
+    # -- statements and expressions
+    def statement(self, statement: Statement) -> Any:
+        """Evaluate a statement and give its names their values."""
+        region = self.region
+        single = len(statement.targets) == 1
+        self.target = statement.targets[0][0] if single else None
+        base = statement.targets[0][0] if statement.targets else "out"
+        self.place = f"{region.place}.{base}" if region.place else base
+        result = self.run(statement.first, statement.root)
+        if single:
+            self._assign(statement.targets[0], result)
+        elif statement.targets:
+            self._unpack(statement, result)
+        return result
+
+    def expression(self, root: int, target: str | None = None) -> Any:
+        self.target = target
+        return self.run(0, root)
+
+    def run(self, first: int, root: int) -> Any:
+        nodes, results = self.syntax.nodes, self.results
+        self.root = root
+        handlers = self._handlers
+        for index in range(first, root + 1):
+            node = nodes[index]
+            results[index] = handlers[node.kind](self, index, node)
+        return results[root]
+
+    def _assign(self, target: tuple[str, int, int], result: Any) -> None:
+        name, start, end = target
+        span = Span(self.syntax.source, start, end)
+        if isinstance(result, (Unknown, UnknownCall, Path, Forbidden)):
+            result = self.as_value(Placed(result, self.span(self.root)))
+        self.region.names[name] = result
+        self.region.defined[name] = span
+
+    def _unpack(self, statement: Statement, result: Any) -> None:
+        if isinstance(result, Failed):
+            result = (FAILED,) * len(statement.targets)
+        if not isinstance(result, tuple) or isinstance(result, Value):
+            span = self.span(statement.root)
+            self.sink.report("E210", span, f"{len(statement.targets)} names for one value", kind_of(result))
+            result = (FAILED,) * len(statement.targets)
+        if len(result) != len(statement.targets):
+            span = self.span(statement.root)
+            self.sink.report(
+                "E210", span, f"{len(statement.targets)} names for {len(result)} values", f"gives {len(result)} values"
+            )
+            result = (*result, *(FAILED,) * len(statement.targets))
+        for target, part in zip(statement.targets, result, strict=False):
+            self._assign(target, part)
+
+    # -- nodes
+    def _name(self, index: int, node: Expr) -> Any:
+        name = str(node.value)
+        found = self.region.lookup(name)
+        if found is not None:
+            return found
+        program = self.program
+        if name in program.dims:
+            program.used_dims.add(name)
+            return program.dims[name]
+        if name in program.blocks:
+            return BlockRef(name)
+        op = program.ops.get(name)
+        if op is not None:
+            return OpRef(op)
+        if name in CONSTANTS:
+            return CONSTANTS[name]
+        if name in self.region.layers:
+            return Path(self.region.layers[name])
+        return Unknown(name)
+
+    def _literal(self, index: int, node: Expr) -> Any:
+        return node.value
+
+    def _ellipsis(self, index: int, node: Expr) -> Any:
+        return ELLIPSIS
+
+    def _tuple(self, index: int, node: Expr) -> Any:
+        return tuple(self.results[i] for i in node.args)
+
+    def _slice(self, index: int, node: Expr) -> Any:
+        return SliceItem(*(self.results[i] if i >= 0 else None for i in node.args))
+
+    def _attribute(self, index: int, node: Expr) -> Any:
+        base = self.results[node.args[0]]
+        if isinstance(base, Failed):
+            return base
+        dotted = self.syntax.dotted(index)
+        if dotted is None:
+            self.sink.report("E202", self.span(index), f"{kind_of(base)} has no parts to name with a dot")
+            return FAILED
+        if isinstance(base, Path):
+            return Path(f"{base.name}.{node.value}")
+        return Path(dotted)
+
+    def _binary(self, index: int, node: Expr) -> Any:
+        left, right = self.results[node.args[0]], self.results[node.args[1]]
+        if isinstance(left, (int, float, Dim)) and isinstance(right, (int, float, Dim)):
+            return self._fold(index, node, left, right)
+        x, y = self.as_value(self.placed(node.args[0])), self.as_value(self.placed(node.args[1]))
+        if x is FAILED or y is FAILED:
+            return FAILED
+        return self.emit(index, BINARY[str(node.value)][0], (x, y))
+
+    def _fold(self, index: int, node: Expr, left: Any, right: Any) -> Any:
+        try:
+            if node.value == "^" and isinstance(right, int) and abs(right) > 4096:
+                raise OverflowError
+            result = BINARY[str(node.value)][1](left, right)
+            if isinstance(result, int) and abs(result) >= 2**63:
+                raise OverflowError
+            return result
+        except ZeroDivisionError:
+            self.sink.report("E205", self.span(index), "this divides by zero")
+        except (TypeError, OverflowError, ValueError):
+            self.sink.report("E205", self.span(index), f"this cannot be computed: {left} {node.value} {right}")
+        return FAILED
+
+    def _unary(self, index: int, node: Expr) -> Any:
+        operand = self.results[node.args[0]]
+        if isinstance(operand, (int, float, Dim)):
+            return UNARY[str(node.value)][1](operand)
+        value = self.as_value(self.placed(node.args[0]))
+        if value is FAILED or node.value == "+":
+            return value
+        return self.emit(index, UNARY[str(node.value)][0], (value,))
+
+    def _call(self, index: int, node: Expr) -> Any:
+        function = self.results[node.args[0]]
+        if isinstance(function, OpRef):
+            return bind_call(self, index, node, function.op)
+        if isinstance(function, BlockRef):
+            from r2d2c.resolve.blocks import call_block
+
+            return call_block(self, index, node, function.name)
+        if isinstance(function, Failed):
+            return FAILED
+        if isinstance(function, Unknown):
+            args = tuple(self.results[i] for i in node.args[1:])
+            plain = all(isinstance(a, (int, float, str, Unknown, OpRef)) for a in args)
+            if plain and node.value != "piped":
+                keywords = tuple((name, self.results[i]) for name, i in node.keywords)
+                return UnknownCall(function.name, args, keywords)
+            self.report_unknown(function.name, self.span(node.args[0]), called=True)
+            return FAILED
+        self.sink.report("E203", self.span(node.args[0]), f"{kind_of(function)} cannot be called", "not an op or a block")
+        return FAILED
+
+    def _index(self, index: int, node: Expr) -> Any:
+        base = self.results[node.args[0]]
+        items = [self.results[i] for i in node.args[1:]]
+        if isinstance(base, tuple) and not isinstance(base, Value):
+            if len(items) == 1 and isinstance(items[0], int) and -len(base) <= items[0] < len(base):
+                return base[items[0]]
+            self.sink.report("E204", self.span(index), f"a tuple of {len(base)} takes one integer index within it")
+            return FAILED
+        value = self.as_value(self.placed(node.args[0]))
+        if value is FAILED:
+            return FAILED
+        return self._index_value(index, node, value, items)
+
+    def _index_value(self, index: int, node: Expr, value: Value, items: list[Any]) -> Any:
+        tensors = [(n, i) for n, i in enumerate(node.args[1:]) if isinstance(items[n], (Value, Path))]
+        if tensors:
+            # `x[ids]` and `x[:, ids]` pick along one axis.
+            number, position = tensors[0]
+            plain = all(isinstance(item, SliceItem) and item == SliceItem(None, None, None) for item in items[:number])
+            ids = self.as_value(self.placed(position))
+            if len(tensors) > 1 or not plain or number != len(items) - 1:
+                self.sink.report(
+                    "E204",
+                    self.span(index),
+                    "an index by a tensor picks along one axis",
+                    fix="write `x[ids]`, `x[:, ids]`, or use `gather`",
+                )
+                return FAILED
+            return FAILED if ids is FAILED else self.emit(index, "take", (value, ids), {"axis": number})
+        entries: list[Any] = []
+        for number, item in enumerate(items):
+            if isinstance(item, SliceItem):
+                parts = (item.start, item.stop, item.step)
+                good = all(p is None or (isinstance(p, (int, Dim)) and not isinstance(p, bool)) for p in parts)
+                entries.append(("slice", *parts))
+            else:
+                good = item == ELLIPSIS or (isinstance(item, (int, Dim)) and not isinstance(item, bool))
+                entries.append(item)
+            if not good:
+                if not isinstance(item, Failed):
+                    self.sink.report("E204", self.span(node.args[1 + number]), "an index is an integer, a slice or an integer tensor")
+                return FAILED
+        return self.emit(index, "slice", (value,), {"items": tuple(entries)})
+
+    _handlers: dict[str, Callable[[Evaluator, int, Expr], Any]] = {
+        "name": _name,
+        "number": _literal,
+        "string": _literal,
+        "bool": _literal,
+        "tuple": _tuple,
+        "unary": _unary,
+        "binary": _binary,
+        "attribute": _attribute,
+        "call": _call,
+        "index": _index,
+        "slice": _slice,
+        "ellipsis": _ellipsis,
+    }
+
+    # -- making nodes
+    def emit(self, index: int, op: str, inputs: tuple[Value | None, ...], attrs: dict[str, Any] | None = None) -> Value:
+        """A node of an op that makes no storage, named after the statement it stands in."""
+        region = self.region
+        outputs = (self.target,) if index == self.root and self.target else (op,)
+        id_ = region.fresh(f"{self.place}.{op}")
+        return region.add(id_, op, inputs, attrs or {}, outputs, self.span(index))
+
+    def as_value(self, placed: Placed) -> Any:
+        """The graph value of a result: numbers become constants, paths are looked up. `FAILED` if it has none."""
+        result = placed.value
+        if isinstance(result, Value):
+            return result
+        if isinstance(result, (bool, int, float)):
+            return self.region.constant(int(result) if type(result) not in (bool, float) else result, placed.span)
+        if isinstance(result, Failed):
+            return FAILED
+        if isinstance(result, Path):
+            return self.as_path(result, placed.span)
+        if isinstance(result, (Unknown, UnknownCall)):
+            self.report_unknown(result.name, placed.span)
+            return FAILED
+        if isinstance(result, Forbidden):
+            self.sink.report(result.code, placed.span, result.message, fix=result.fix)
+            return FAILED
+        if isinstance(result, Dim):
+            return self.region.size(result, placed.span)
+        what = kind_of(result)
+        fix = f"call it: `{result.name}(…)`" if isinstance(result, (OpRef, BlockRef)) else None
+        self.sink.report("E206", placed.span, f"{what} is not a value", "a value is expected here", fix=fix)
+        return FAILED
+
+    def as_path(self, path: Path, span: Span) -> Any:
+        found = self.region.outside(path.name)
+        if found is not None:
+            return self.as_value(Placed(found, span))
+        storage = self.find_storage(path.name)
+        if storage is not None:
+            return self.region.read(storage)
+        self.report_unknown(path.name, span)
+        return FAILED
+
+    def find_storage(self, name: str) -> str | None:
+        """Storage by its full name, or by its name inside this task."""
+        table = self.program.storage
+        for candidate in (name, f"{self.region.place}.{name}", f"{self.region.place.split('.')[0]}.{name}"):
+            if candidate in table:
+                return candidate
+        return None
+
+    def report_unknown(self, name: str, span: Span, called: bool = False) -> None:
+        program = self.program
+        if called:
+            known = [*program.ops, *program.blocks]
+            self.sink.report("E207", span, f"there is no op or block `{name}`", fix=suggest(name, known))
+            return
+        known = [*self.region.names, *program.dims, *self.visible()]
+        self.sink.report("E201", span, f"`{name}` is not defined here", fix=suggest(name, known))
+
+    def visible(self) -> list[str]:
+        names = self.region.outside("*")
+        return list(names) if names is not None else []

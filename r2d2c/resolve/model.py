@@ -1,0 +1,310 @@
+"""From a parsed spec to the resolved graph: names bound, blocks instantiated, links made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from r2d2c.diagnostics import Sink, suggest
+from r2d2c.graph import Credit, Graph, Link, Loss, Metric, Node, Port, Region, Task, Value
+from r2d2c.ops.record import Op
+from r2d2c.resolve.dims import declare_dims, port_types
+from r2d2c.resolve.evaluate import Evaluator
+from r2d2c.resolve.order import order_tasks
+from r2d2c.resolve.program import Block, Program
+from r2d2c.resolve.region import RegionBuilder
+from r2d2c.resolve.results import FAILED, Failed, OpRef, Placed, Unknown, UnknownCall
+from r2d2c.resolve.scopes import ModelScopes
+from r2d2c.source import Span
+from r2d2c.syntax.ast import Syntax
+from r2d2c.syntax.spec import BlockSyntax, LossSyntax, Spec, TaskSyntax
+from r2d2c.types import Named
+
+
+def resolve(spec: Spec, ops: Mapping[str, Op], imported: list[BlockSyntax], sink: Sink, seed: int = 0) -> Graph:
+    """The resolved graph of a spec. Mistakes go to the sink; the graph is then of no use."""
+    return _Resolver(spec, ops, imported, sink).run(seed)
+
+
+class _Resolver:
+    def __init__(self, spec: Spec, ops: Mapping[str, Op], imported: list[BlockSyntax], sink: Sink) -> None:
+        self.spec, self.sink = spec, sink
+        self.program = Program(sink, ops)
+        declare_dims(spec.dims, self.program)
+        self._declare_blocks([*imported, *spec.blocks])
+        self.port_types = port_types(spec, self.program)
+        self.main = RegionBuilder(self.program, "model", "model", "model", origin=Span(spec.source, 0, 0))
+        for port in (*spec.inputs, *spec.targets):
+            self.main.port(port.name, port.span)
+        self.scopes = ModelScopes(spec, self.main)
+        self.tasks: dict[str, Task] = {}
+        self.losses: dict[str, Loss] = {}
+        self.links: list[Link] = []
+        self.default = self._credit(spec.credit) or Credit("backprop")
+
+    def _declare_blocks(self, blocks: list[BlockSyntax]) -> None:
+        for block in blocks:
+            name = block.signature.name
+            if name in self.program.blocks:
+                first = self.program.blocks[name].span
+                self.sink.report("E235", block.span, f"the block `{name}` is defined twice", also=[(first, "first here")])
+            self.program.blocks[name] = Block(block.signature, block.body, block.span)
+
+    def run(self, seed: int) -> Graph:
+        spec = self.spec
+        self._distinct_names()
+        syntaxes = {task.name: task for task in spec.tasks}
+        for name in order_tasks(spec, self.sink):
+            self._behavior(syntaxes[name])
+        for name in self.scopes.representative_order(self.sink):
+            self._representative(syntaxes[name])
+        for task in spec.tasks:
+            self._distance(task)
+        for loss in spec.losses:
+            self._loss(loss)
+        for task in spec.tasks:
+            self._teach(task)
+        self._annotate_links()
+        outputs = self._outputs()
+        metrics = tuple(m for m in map(self._metric, spec.metrics) if m is not None)
+        program = self.program
+        # Regions were finished before later readers exposed more of their values.
+        for builder in self.scopes.builders.values():
+            program.regions[builder.name] = builder.finish()
+        main = self.main.finish()
+        nodes = tuple(self._with_outputs(node) for node in main.nodes)
+        program.regions["model"] = Region("model", "model", main.inputs, tuple(outputs), nodes, main.origin)
+        return Graph(
+            spec.name,
+            "resolved",
+            program.regions,
+            "model",
+            program.storage,
+            self.tasks,
+            self.losses,
+            tuple(self.links),
+            tuple(port.name for port in spec.targets),
+            tuple(port.name for port in outputs),
+            metrics,
+            dims=program.dims,
+            ranges=program.ranges,
+            types={self.main.port(name): type_ for name, type_ in self.port_types.items()},
+            seed=seed,
+        )
+
+    def _with_outputs(self, node: Node) -> Node:
+        if node.op != "call":
+            return node
+        region = self.program.regions[node.attrs["region"]]
+        return replace(node, outputs=tuple(port.name for port in region.outputs))
+
+    def _distinct_names(self) -> None:
+        seen: dict[str, Span] = {}
+        spec = self.spec
+        groups = (spec.inputs, spec.targets, spec.tasks, spec.losses)
+        for entry in (e for group in groups for e in group):
+            if entry.name in seen:
+                also = [(seen[entry.name], "first here")]
+                self.sink.report("E211", entry.span, f"the name `{entry.name}` is used twice", also=also)
+            seen.setdefault(entry.name, entry.span)
+
+    # -- tasks
+    def _finish_call(self, region: RegionBuilder, origin: Span) -> Value:
+        """The call of a task's region in the main region."""
+        inputs = tuple(self.scopes.main_value(port.name) for port in region.inputs)
+        outputs = tuple(port.name for port in region.outputs)
+        self.program.regions[region.name] = region.finish()
+        return self.main.add(region.name, "call", inputs, {"region": region.name}, outputs, origin)
+
+    def _run_body(self, region: RegionBuilder, syntax: Syntax) -> None:
+        evaluator = Evaluator(region, syntax)
+        for statement in syntax.statements:
+            evaluator.statement(statement)
+            span = evaluator.span(statement.root)
+            if statement.returns:
+                self.sink.report("E236", span, "`return` is for blocks", fix="give the value a name: `h = …`")
+            elif not statement.targets:
+                self.sink.report("E234", span, "this value is computed and not used", fix="give it a name: `h = …`")
+
+    def _behavior(self, task: TaskSyntax) -> None:
+        region = self.scopes.behavior(task)
+        if task.behavior is not None:
+            self._run_body(region, task.behavior)
+        self._finish_call(region, task.span)
+        self.tasks[task.name] = Task(task.name, task.name, keep_own=task.keep_own, origin=task.span)
+
+    def _representative(self, task: TaskSyntax) -> None:
+        if task.representative is None:
+            return
+        region = self.scopes.representative(task)
+        self._run_body(region, task.representative)
+        self._finish_call(region, task.span)
+        clash = set(region.defined) & set(self.scopes.builders[task.name].defined)
+        for name in sorted(clash):
+            also = [(self.scopes.builders[task.name].defined[name], "the behavior's")]
+            self.sink.report("E211", region.defined[name], f"`{name}` names a value of the behavior too", also=also)
+        self._update(task.name, representative=region.name)
+
+    def _update(self, name: str, **changes: Any) -> None:
+        self.tasks[name] = replace(self.tasks[name], **changes)
+
+    def _scalar_region(self, region: RegionBuilder, syntax: Syntax, name: str) -> Value | None:
+        evaluator = Evaluator(region, syntax)
+        evaluator.place = region.place
+        result = evaluator.as_value(Placed(evaluator.expression(syntax.root, name), evaluator.span(syntax.root)))
+        if isinstance(result, Failed):
+            return None
+        region.expose(name, result)
+        return self._finish_call(region, evaluator.span(syntax.root))
+
+    def _distance(self, task: TaskSyntax) -> None:
+        weight = self._number(task.weight, "weight")
+        if task.distance is None:
+            if task.representative is not None:
+                self.sink.report("E410", task.span, f"`{task.name}` has a representative and no distance to it")
+            if task.keep_own:
+                self.sink.report("E410", task.span, f"`keep: own` in `{task.name}`, which has no distance to keep")
+            return
+        region = self.scopes.loss(f"{task.name}.loss", task.name)
+        value = self._scalar_region(region, task.distance, task.name)
+        if value is not None:
+            span = task.distance.span(task.distance.root)
+            self.losses[task.name] = Loss(task.name, value, weight, task.name, span)
+            self._update(task.name, loss=task.name)
+
+    def _loss(self, loss: LossSyntax) -> None:
+        region = self.scopes.loss(f"{loss.name}.loss", loss.name)
+        if loss.body is not None:
+            self._run_body(region, loss.body)
+        if loss.value is None:
+            return
+        value = self._scalar_region(region, loss.value, loss.name)
+        if value is not None:
+            weight = self._number(loss.weight, "weight")
+            span = loss.value.span(loss.value.root)
+            self.losses[loss.name] = Loss(loss.name, value, weight, None, span)
+
+    def _teach(self, task: TaskSyntax) -> None:
+        if task.teach is None:
+            return
+        span = task.teach.span(task.teach.root)
+        if task.representative is None:
+            self.sink.report("E411", span, f"`teach` of `{task.name}`, which has no representative to teach")
+            return
+        region = self.scopes.teach(task.name, self.losses)
+        if self._scalar_region(region, task.teach, "d") is not None:
+            self._update(task.name, teach=region.name)
+
+    def _number(self, syntax: Syntax | None, what: str) -> float:
+        if syntax is None:
+            return 1.0
+        region = RegionBuilder(self.program, "weight", "loss", "weight")
+        result = Evaluator(region, syntax).expression(syntax.root)
+        if isinstance(result, (int, float)) and not isinstance(result, bool):
+            return float(result)
+        if not isinstance(result, Failed):
+            self.sink.report("E212", syntax.span(syntax.root), f"a {what} is a number")
+        return 1.0
+
+    # -- links
+    def _credit(self, syntax: Syntax | None) -> Credit | None:
+        if syntax is None:
+            return None
+        region = RegionBuilder(self.program, "credit", "model", "credit")
+        span = syntax.span(syntax.root)
+        result = Evaluator(region, syntax).expression(syntax.root)
+        if isinstance(result, (Unknown, OpRef)):
+            return Credit(result.name, (), span)
+        if isinstance(result, UnknownCall):
+            return Credit(result.name, result.args, span)
+        self.sink.report("E412", span, "a credit is the name of a rule, such as `backprop` or `local`")
+        return None
+
+    def _annotate_links(self) -> None:
+        links = self.scopes.links(self.default)
+        annotated: dict[int, Span] = {}
+        for entry in self.spec.links:
+            matching = [
+                number
+                for number, (link, source_name) in enumerate(links)
+                if link.target == entry.key.target and entry.key.source in (link.source_task, source_name)
+            ]
+            if not matching:
+                self._no_such_link(entry.key.source, entry.key.target, entry.span, links)
+            credit = self._credit(entry.credit)
+            feed = self._feed(entry.feed) if entry.feed is not None else None
+            for number in matching:
+                if number in annotated:
+                    also = [(annotated[number], "first here")]
+                    self.sink.report("E413", entry.span, "this link is annotated twice", also=also)
+                annotated[number] = entry.span
+                link, source_name = links[number]
+                changes: dict[str, Any] = {"origin": entry.span, "credit": credit or link.credit}
+                if feed is not None:
+                    changes |= {"feed": feed[0], "feed_task": feed[1]}
+                links[number] = (replace(link, **changes), source_name)
+        self.links = [link for link, _ in links]
+
+    def _no_such_link(self, source: str, target: str, span: Span, links: list[tuple[Link, str]]) -> None:
+        names = [name for _, name in links] + [link.source_task for link, _ in links]
+        if target not in self.tasks:
+            self.sink.report("E414", span, f"there is no task `{target}`", fix=suggest(target, self.tasks))
+            return
+        reads = sorted({name for link, name in links if link.target == target})
+        label = f"`{target}` reads " + (", ".join(f"`{r}`" for r in reads) if reads else "no other task")
+        self.sink.report("E414", span, f"`{target}` does not read `{source}`", label, fix=suggest(source, reads or names))
+
+    def _feed(self, syntax: Syntax) -> tuple[Value, str] | None:
+        span = syntax.span(syntax.root)
+        name = syntax.dotted(syntax.root)
+        found = self.scopes.representative_value(name) if name else None
+        if found is None:
+            known = self.scopes.representative_names()
+            self.sink.report("E415", span, "`feed` names a representative, such as `encode.r`", fix=suggest(name or "", known))
+        return found
+
+    # -- outputs and metrics
+    def _outputs(self) -> list[Port]:
+        ports = []
+        for output in self.spec.outputs:
+            syntax: Syntax = output.syntax
+            region = self.scopes.output(output.name)
+            evaluator = Evaluator(region, syntax)
+            evaluator.place = f"outputs.{output.name}"
+            result = evaluator.expression(syntax.root, output.name)
+            direct = self.scopes.direct(result)
+            if direct is not None:
+                ports.append(Port(output.name, direct))
+                continue
+            value = evaluator.as_value(Placed(result, evaluator.span(syntax.root)))
+            if value is not FAILED:
+                region.expose(output.name, value)
+                ports.append(Port(output.name, self._finish_call(region, output.span)))
+        return ports
+
+    def _metric(self, syntax: Syntax) -> Metric | None:
+        root = syntax.nodes[syntax.root]
+        span = syntax.span(syntax.root)
+        known = [*(o.name for o in self.spec.outputs), *(p.name for p in (*self.spec.inputs, *self.spec.targets))]
+        if root.kind == "name":
+            return Metric(str(root.value), (), (), span)
+        if root.kind != "call" or syntax.nodes[root.args[0]].kind != "name":
+            self.sink.report("E416", span, "a metric is written `accuracy(output, target)`")
+            return None
+        args = []
+        for position in root.args[1:]:
+            name = syntax.dotted(position)
+            if name not in known:
+                self.sink.report("E417", syntax.span(position), f"a metric compares outputs, targets and inputs; `{syntax.span(position).text}` is none", fix=suggest(name or "", known))
+                return None
+            args.append(str(name))
+        options = []
+        for key, position in root.keywords:
+            value = syntax.nodes[position].value
+            if not isinstance(value, (int, float, str)):
+                self.sink.report("E416", syntax.span(position), f"`{key}` of a metric is a number or a name")
+                return None
+            options.append((key, int(value) if isinstance(value, Named) else value))
+        return Metric(str(syntax.nodes[root.args[0]].value), tuple(args), tuple(options), span)
+

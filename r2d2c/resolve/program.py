@@ -1,0 +1,39 @@
+"""`Program`: what all of a model's regions share while they are resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from r2d2c.diagnostics import Sink
+from r2d2c.graph import Region, Storage
+from r2d2c.ops.record import Op
+from r2d2c.source import Span
+from r2d2c.syntax.ast import Signature, Syntax
+from r2d2c.types import DimLike
+
+
+@dataclass(slots=True)
+class Block:
+    """A block's signature and body, and where it was written."""
+
+    signature: Signature
+    body: Syntax
+    span: Span
+
+
+@dataclass(slots=True)
+class Program:
+    """The tables that grow while a spec is resolved."""
+
+    sink: Sink
+    ops: Mapping[str, Op]
+    dims: dict[str, DimLike] = field(default_factory=dict)
+    dim_spans: dict[str, Span] = field(default_factory=dict)
+    ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
+    blocks: dict[str, Block] = field(default_factory=dict)
+    storage: dict[str, Storage] = field(default_factory=dict)
+    regions: dict[str, Region] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
+    used_dims: set[str] = field(default_factory=set)
+    used_blocks: set[str] = field(default_factory=set)

@@ -1,0 +1,112 @@
+"""What an expression can be while it is resolved: values of the graph, numbers, and names not yet used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from r2d2c.graph import Value
+from r2d2c.ops.record import Op
+from r2d2c.source import Span
+from r2d2c.types import Dim
+
+Number = (int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class OpRef:
+    """The name of an op, to be called or piped into, or a choice that is spelled like one (``zeros``, ``mean``)."""
+
+    op: Op
+
+    @property
+    def name(self) -> str:
+        return self.op.name
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRef:
+    """The name of a block."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A dotted name: a task's value, a layer or its storage. What it means shows when it is used."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A name that means nothing here; an argument that takes a choice may still accept it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownCall:
+    """``normal(0.02)``: a call of a name that is no op, as initialisers and optimizers are written."""
+
+    name: str
+    args: tuple[Any, ...]
+    keywords: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SliceItem:
+    start: Any
+    stop: Any
+    step: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """A name that has a meaning, but not here; using it is reported with this code and message."""
+
+    code: str
+    message: str
+    fix: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A part that has been reported already; what uses it stays silent."""
+
+
+FAILED = Failed()
+ELLIPSIS = "..."
+
+
+def kind_of(result: Any) -> str:
+    """What to call a result in a message."""
+    if isinstance(result, Value):
+        return "a value"
+    if isinstance(result, bool):
+        return "a bool"
+    if isinstance(result, int):
+        return "an integer"
+    if isinstance(result, float):
+        return "a number"
+    if isinstance(result, str):
+        return "a text"
+    if isinstance(result, Dim):
+        return "a dim known only when the model runs"
+    if isinstance(result, OpRef):
+        return f"the op `{result.name}`"
+    if isinstance(result, BlockRef):
+        return f"the block `{result.name}`"
+    if isinstance(result, tuple):
+        return "a tuple"
+    if isinstance(result, (Path, Unknown, UnknownCall)):
+        return f"`{result.name}`"
+    return "this"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A result and where it stands."""
+
+    value: Any
+    span: Span

@@ -1,0 +1,1 @@
+"""Text to syntax: YAML trees with positions, and the expressions inside them."""

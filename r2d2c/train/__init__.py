@@ -1,0 +1,1 @@
+"""Training: data, optimizers, metrics, checkpoints and run folders."""
