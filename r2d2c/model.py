@@ -62,6 +62,7 @@ class Model(torch.nn.Module):
         self._backend: Backend = find_backend(backend)
         self._inference_graph = inference_graph(checked.graph)
         self._step = 0
+        self._float = torch.float32
         for name, row in checked.graph.storage.items():
             tensor = initial(row, checked.graph.seed)
             trained = row.kind == "param"
@@ -102,9 +103,20 @@ class Model(torch.nn.Module):
     def _training_graph(self) -> Graph:
         return training_graph(self._spec.graph, self._spec.ops, self._credit_rules())
 
-    @cached_property
+    @property
     def _inference_lowered(self) -> Lowered:
-        return lower_inference(self._inference_graph, self._spec.ops)
+        if "lowered" not in self._compiled:
+            self._compiled["lowered"] = lower_inference(self._inference_graph, self._spec.ops, self._float)
+        return self._compiled["lowered"]  # type: ignore[no-any-return]
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Model:
+        # `.double()`, `.to(torch.bfloat16)`: what the spec calls f32 is now of that dtype, constants too.
+        super()._apply(fn, recurse)
+        changed = fn(torch.empty(0, dtype=self._float)).dtype
+        if changed != self._float:
+            self._float = changed
+            self._compiled = {}
+        return self
 
     # -- inference
     def forward(self, **inputs: torch.Tensor) -> Tensors:
@@ -133,7 +145,7 @@ class Model(torch.nn.Module):
             fits = value.dim() == type_.rank and all(
                 not isinstance(d, int) or d == s for d, s in zip(type_.dims, value.shape, strict=False)
             )
-            kind = TORCH_DTYPES[type_.dtype]
+            kind = self._float if type_.dtype == "f32" else TORCH_DTYPES[type_.dtype]
             if not fits or kind.is_floating_point != value.dtype.is_floating_point:
                 problems.append(f"`{name}` is {value.dtype} {list(value.shape)}, the spec says {type_}")
         if problems:
@@ -146,7 +158,7 @@ class Model(torch.nn.Module):
         if made is None:
             if self._backend.visit is None:
                 raise TypeError(f"the backend `{self._backend.name}` is for inference only")
-            lowered = TrainingLowering(self._training_graph, self._spec.ops).visits()
+            lowered = TrainingLowering(self._training_graph, self._spec.ops, self._float).visits()
             last = {value: k for k, visit in enumerate(lowered) for value in visit.reads}
             keep = set(self._result_values())
             made = []
@@ -218,7 +230,7 @@ class Model(torch.nn.Module):
         self._check_batch(batch, graph)
         if "losses" not in self._compiled:
             wanted = [(name, loss.value) for name, loss in graph.losses.items()]
-            lowered = lower_forward(graph, self._spec.ops, wanted, training=False)
+            lowered = lower_forward(graph, self._spec.ops, wanted, False, self._float)
             visit = LoweredVisit(lowered.fx, "losses", (), (), False)
             compile_visit = self._backend.visit or find_backend("eager").visit
             assert compile_visit is not None
@@ -243,7 +255,7 @@ class Model(torch.nn.Module):
         if which == "inference":
             graph = self._inference_lowered.fx
         else:
-            graph = TrainingLowering(self._training_graph, self._spec.ops).whole().fx
+            graph = TrainingLowering(self._training_graph, self._spec.ops, self._float).whole().fx
         return fx.GraphModule(self, graph, f"{identifier_of(self._spec.name)}_{which}")
 
     def trace(self, *, breakpoints: tuple[str, ...] = (), **batch: torch.Tensor) -> Trace:

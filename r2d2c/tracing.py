@@ -45,7 +45,7 @@ def trace(model: Model, batch: Mapping[str, torch.Tensor], breakpoints: tuple[st
     unknown = [name for name in breakpoints if name not in names]
     if unknown:
         raise KeyError(f"there is no value `{unknown[0]}` to stop at; there are {', '.join(names)}")
-    lowered = lower_forward(graph, ops, list(names.items()), training=True)
+    lowered = lower_forward(graph, ops, list(names.items()), True, model._float)
     if breakpoints:
         _insert_breakpoints(lowered.fx, {names[name] for name in breakpoints})
     arguments: list[object] = [batch[name] for name in lowered.inputs]

@@ -52,10 +52,12 @@ class FxBuilder:
     """One fx graph under construction.
 
     training: whether ops that differ lower to their training form.
+    default: what f32 stands for, in a model converted by ``.double()`` or ``.bfloat16()``.
     """
 
-    def __init__(self, graph: Graph, signatures: Signatures, training: bool) -> None:
+    def __init__(self, graph: Graph, signatures: Signatures, training: bool, default: torch.dtype | None = None) -> None:
         self.graph, self.signatures, self.training = graph, signatures, training
+        self.default = default or torch.float32
         self.fx = fx.Graph()
         self.env: dict[Value, Any] = {}
         self.rng: fx.Node | None = None
@@ -108,7 +110,7 @@ class FxBuilder:
         return tuple(types[v] for p in range(len(self._node.outputs)) if (v := Value(self._node.id, p)) in types)
 
     def dtype(self, name: str) -> torch.dtype:
-        return TORCH_DTYPES[name]
+        return self.default if name == "f32" else TORCH_DTYPES[name]
 
     def size(self, dim: DimLike) -> Any:
         """An int, or an fx node that computes a dim known only at run time."""

@@ -25,9 +25,9 @@ class Lowered:
     random: bool = False
 
 
-def lower_inference(graph: Graph, ops: Mapping[str, Op]) -> Lowered:
+def lower_inference(graph: Graph, ops: Mapping[str, Op], default: torch.dtype | None = None) -> Lowered:
     """The composed model: placeholders are the inputs, the output a dict of the spec's outputs."""
-    b = FxBuilder(graph, Signatures(ops), training=False)
+    b = FxBuilder(graph, Signatures(ops), False, default)
     main = graph.body
     for port in main.inputs:
         b.placeholder(port.name, port.value)
@@ -39,11 +39,17 @@ def lower_inference(graph: Graph, ops: Mapping[str, Op]) -> Lowered:
     return Lowered(b.fx, tuple(p.name for p in main.inputs), tuple(p.name for p in main.outputs))
 
 
-def lower_forward(graph: Graph, ops: Mapping[str, Op], wanted: Sequence[tuple[str, Value]], training: bool) -> Lowered:
+def lower_forward(
+    graph: Graph,
+    ops: Mapping[str, Op],
+    wanted: Sequence[tuple[str, Value]],
+    training: bool,
+    default: torch.dtype | None = None,
+) -> Lowered:
     """The forward nodes of a training graph that some values need; nothing of its backward."""
     from r2d2c.passes.inline import prune
 
-    b = FxBuilder(graph, Signatures(ops), training)
+    b = FxBuilder(graph, Signatures(ops), training, default)
     nodes = prune(graph.body.nodes, [value for _, value in wanted])
     for port in graph.body.inputs:
         b.placeholder(port.name, port.value)
@@ -80,8 +86,8 @@ class LoweredVisit:
 class TrainingLowering:
     """Lowers the visits of a training graph. ``whole=True`` gives one graph of all visits, for reading."""
 
-    def __init__(self, graph: Graph, ops: Mapping[str, Op]) -> None:
-        self.graph, self.ops = graph, ops
+    def __init__(self, graph: Graph, ops: Mapping[str, Op], default: torch.dtype | None = None) -> None:
+        self.graph, self.ops, self.default = graph, ops, default
         self.signatures = Signatures(ops)
         self.nodes = {node.id: node for node in graph.body.nodes}
         self.taken: dict[Value, int] = {}
@@ -135,7 +141,7 @@ class TrainingLowering:
         return self._lower("training", ids, reads, self.results)
 
     def _lower(self, name: str, ids: list[str], reads: list[Value], writes: list[Value]) -> LoweredVisit:
-        b = FxBuilder(self.graph, self.signatures, training=True)
+        b = FxBuilder(self.graph, self.signatures, True, self.default)
         present = set(ids)
         nodes = [self.nodes[id_] for id_ in ids]
         extra = [

@@ -74,6 +74,13 @@ def _float_remainder(o: Any, x: Any, y: Any, dtype: str) -> tuple[Any, Any]:
     return rest, o("And", o("Not", o("Equal", rest, zero)), differs)
 
 
+def _remainder(b: Any, a: Any) -> Any:
+    if b.type("x").weak and not b.type("y").weak:
+        # Torch has no gradient for a number's remainder.
+        return b("torch.remainder", b("torch.full_like", a.y, a.x, dtype=b.dtype(b.out[0].dtype)), a.y)
+    return b("torch.remainder", a.x, a.y)
+
+
 def _onnx_remainder(o: Any, a: Any) -> Any:
     x, y = o.promote(a.x, a.y)
     dtype = o.out[0].dtype
@@ -228,7 +235,7 @@ OPS = (
         "`x % y`, elementwise, with the sign of `y`: `x - y * (x // y)`.",
         _XY,
         _no_bools("`%`"),
-        "torch.remainder",
+        _remainder,
         _onnx_remainder,
         examples=_example("remainder", 0.5),
     ),

@@ -157,12 +157,12 @@ def _mixes(a: Any) -> list[tuple[str, int]]:
 
 ATTENTION = Op(
     "attention",
-    "`softmax(q k^T · scale) v`: every query takes a mean of the values, weighted by how well their keys fit.",
+    "`softmax(q k^T · scale) v`: for every query a mean of the values, weighted by how well their keys fit.",
     (
         Arg("q", doc="queries `[B, T, D]`, or `[B, heads, T, D]`"),
         Arg("k", doc="keys, as many as values"),
         Arg("v", doc="values"),
-        Arg("mask", default=None, doc="bool, true where attention is allowed; or floating, added to the scores"),
+        Arg("mask", default=None, doc="bool, true where allowed; or floating, added to the scores"),
         Arg("causal", "bool", False, doc="a query sees only the keys up to its own position"),
         Arg("heads", "int", 1, doc="split the width into as many independent attentions"),
         Arg("scale", "float", None, doc="the default is 1 / sqrt(width of a head)"),
@@ -179,6 +179,6 @@ ATTENTION = Op(
         Example("attention(x, x, x, m, causal=true, scale=0.3)", {"x": "f64[2, 3, 5, 4]", "m": "f64[5, 5]"}),
         Example("attention(x, x, x, mask=m, causal=true)", {"x": "f32[5, 4]", "m": "bool[5, 5]"}),
     ),
-)  # fmt: skip
+)
 
 OPS = (ATTENTION,)

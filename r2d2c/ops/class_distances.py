@@ -10,6 +10,7 @@ from typing import Any
 from r2d2c.ops.distance_parts import (
     DISTANCE,
     WEIGHING,
+    cost,
     distance_type,
     expect_same_dims,
     how,
@@ -21,7 +22,7 @@ from r2d2c.ops.distance_parts import (
     weighed,
 )
 from r2d2c.ops.record import Arg, Example, Op, ShapeError, Shapes, normalise_axis
-from r2d2c.ops.reductions import onnx_reduce
+from r2d2c.ops.reductions import onnx_count, onnx_reduce
 from r2d2c.ops.shapes import expect_floating
 from r2d2c.ops.unary import expect_tensor
 from r2d2c.types import TensorType
@@ -165,6 +166,7 @@ CROSS_ENTROPY = Op(
     _entropy_onnx,
     mixes=_axis_of,
     traits=DISTANCE,
+    cost=cost,
     examples=(
         Example("cross_entropy(x, t)", {"x": "f32[4, 5]", "t": "i64[4] < 5"}),
         Example("cross_entropy(x, t, label_smoothing=0.1)", {"x": "f64[2, 3, 5]", "t": "i64[2, 3] < 5"}),
@@ -201,7 +203,11 @@ def _hinge_lower(b: Any, a: Any) -> Any:
     logits = b.type("logits")
     x = _rows(b, a.logits, logits.rank, a.axis % logits.rank)
     margin = {} if a.margin == 1 else {"margin": a.margin}
-    return _finish(b, a, b(f"{_F}.multi_margin_loss", x, _ids(b, a, True), **margin, **reduction(a)), True)
+    narrow = logits.dtype in ("bf16", "f16")
+    if narrow:  # torch has no kernel for these
+        x = b.method("to", x, b.dtype("f32"))
+    losses = b(f"{_F}.multi_margin_loss", x, _ids(b, a, True), **margin, **reduction(a))
+    return _finish(b, a, b.method("to", losses, b.dtype(logits.dtype)) if narrow else losses, True)
 
 
 def _hinge_onnx(o: Any, a: Any) -> Any:
@@ -212,7 +218,7 @@ def _hinge_onnx(o: Any, a: Any) -> Any:
     excess = o("Relu", o("Add", o("Sub", a.logits, own), margin))
     # The target's own class, which is not to count, gives exactly `margin`.
     total = o("Sub", onnx_reduce(o, "ReduceSum", excess, (axis,), False), margin)
-    return onnx_losses(o, a, o("Div", total, o.const(int(logits.dims[axis]), dtype)), logits.rank - 1)
+    return onnx_losses(o, a, o("Div", total, onnx_count(o, (logits.dims[axis],), dtype)), logits.rank - 1)
 
 
 HINGE = Op(
@@ -231,6 +237,7 @@ HINGE = Op(
     _hinge_onnx,
     mixes=_axis_of,
     traits=DISTANCE,
+    cost=cost,
     examples=(
         Example("hinge(x, t)", {"x": "f32[4, 5]", "t": "i64[4] < 5"}),
         Example(
@@ -285,6 +292,7 @@ KL = Op(
     _kl_onnx,
     mixes=lambda a: [(name, a.axis % getattr(a, name).rank) for name in ("x", "y")],
     traits=DISTANCE,
+    cost=cost,
     examples=(
         Example("kl(x, y)", {"x": "f32[4, 5]", "y": "f32[4, 5]"}),
         Example("kl(x, y)", {"x": "f64[2, 3, 5]", "y": "f64[2, 3, 5]"}),

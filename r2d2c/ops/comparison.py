@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from r2d2c.ops.record import Arg, Example, Op, ShapeError, Shapes
-from r2d2c.ops.reductions import AXES, KEEP, axes_of, mixes_axes, reduced_dims
+from r2d2c.ops.reductions import AXES, KEEP, axes_of, elements, mixes_axes, reduced_dims
 from r2d2c.ops.shapes import broadcast_dims
 from r2d2c.ops.unary import expect_tensor, fold, is_number
 from r2d2c.types import TensorType, promote
@@ -209,6 +209,7 @@ def _quantify(name: str, reduce: str, doc: str) -> Op:
         lower,
         onnx,
         mixes=mixes_axes,
+        cost=elements,
         traits=frozenset({"no_gradient"}),
         examples=(
             Example(f"{name}(x)", {"x": "bool[3, 4]"}, gradient=False),

@@ -151,7 +151,7 @@ def _onnx_bias(o: Any, y: Any, bias: Any, n: int) -> Any:
 
 
 def _patches(o: Any, a: Any, n: int, kernel: tuple[int, ...], geometry: dict[str, Any]) -> Any:
-    """``[B, groups, (in / groups) * area, positions]``: a convolution with fixed one-hot kernels cuts windows out."""
+    """``[B, groups, in/groups * area, positions]``: a convolution with one-hot kernels cuts windows out."""
     import numpy
 
     type_ = o.type("x")
@@ -172,7 +172,7 @@ def _conv_onnx(n: int) -> Callable[[Any, Any], Any]:
         }
         bias = a.bias
         if o.type("weight").rank == n + 3:
-            # Conv has a fixed number of groups, and the batch is not fixed: windows times one matrix a sample.
+            # Conv has a fixed number of groups, and the batch has no fixed size: windows times a matrix each.
             expect_known(o.type("x").dims[1], "x", "the number of channels")
             windows = _patches(o, a, n, kernel, geometry)
             rows = o("Reshape", a.weight, o.ints([0, a.groups, int(a.out) // a.groups, -1]))
@@ -244,7 +244,7 @@ CONV1D = _conv(
         Example("conv1d(x, 4, 3, stride=2, padding=1, dilation=2, groups=2)", {"x": "f32[2, 6, 9]"}),
         Example("conv1d(x, 4, 3, same=true, weight=w, bias=c)", {"x": "f32[2, 3, 8]", "w": "f32[2, 4, 3, 3]", "c": "f32[2, 4]"}),
     ),
-)  # fmt: skip
+)
 CONV2D = _conv(
     2,
     (
@@ -255,7 +255,7 @@ CONV2D = _conv(
         Example("conv2d(x, 4, 3, stride=2, padding=1, groups=2, weight=w, bias=c)",
                 {"x": "f32[3, 4, 5, 6]", "w": "f32[3, 4, 2, 3, 3]", "c": "f32[3, 4]"}, tolerance=2e-5),
     ),
-)  # fmt: skip
+)
 
 # -- transposed
 
@@ -356,6 +356,6 @@ CONV_TRANSPOSE2D = Op(
         Example("conv_transpose2d(x, 4, 3, stride=2, padding=1, extra=1, groups=2)", {"x": "f32[2, 6, 4, 3]"}),
         Example("conv_transpose2d(x, 4, 2, stride=2, dilation=2, bias=c)", {"x": "f32[2, 3, 4, 3]", "c": "f32[2, 4]"}),
     ),
-)  # fmt: skip
+)
 
 OPS = (CONV1D, CONV2D, CONV_TRANSPOSE2D)

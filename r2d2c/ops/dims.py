@@ -18,7 +18,7 @@ def product(dims: Iterable[DimLike]) -> DimLike:
 
 
 def divide(top: DimLike, bottom: DimLike) -> DimLike | None:
-    """The exact quotient; a floor quotient where only the run can tell; None where it cannot be a whole number."""
+    """The exact quotient; a floor quotient where only the run can tell; None where it is no whole number."""
     if isinstance(top, int) and isinstance(bottom, int):
         return top // bottom if bottom and top % bottom == 0 else None
     if bottom == 0:

@@ -18,7 +18,7 @@ from typing import Any
 from r2d2c.ops.record import Arg, ShapeError, Shapes, Trait
 from r2d2c.ops.reductions import onnx_reduce
 from r2d2c.ops.unary import expect_tensor
-from r2d2c.types import TensorType, promote
+from r2d2c.types import DimLike, TensorType, promote
 
 DISTANCE: frozenset[Trait] = frozenset({"distance"})
 WEIGHING = (
@@ -82,6 +82,15 @@ def distance_type(s: Shapes, a: Any, losses: TensorType) -> TensorType:
                 f"sample weights are [B], and the losses {losses}: these are {weights}", "weights"
             )
     return losses if how(a) == "none" else losses.with_dims(())
+
+
+def cost(a: Any) -> DimLike:
+    """A few operations for each element of the larger operand."""
+    types = [value for value in vars(a).values() if isinstance(value, TensorType)]
+    count: DimLike = 4
+    for dim in max(types, key=lambda type_: type_.rank).dims:
+        count = count * dim
+    return count
 
 
 # -- lowering

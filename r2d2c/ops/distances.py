@@ -13,6 +13,7 @@ from r2d2c.ops.activations import softplus_onnx
 from r2d2c.ops.distance_parts import (
     DISTANCE,
     WEIGHING,
+    cost,
     distance_type,
     expect_same_dims,
     how,
@@ -26,7 +27,7 @@ from r2d2c.ops.distance_parts import (
 from r2d2c.ops.record import Arg, Example, Op, ShapeError, Shapes, normalise_axis
 from r2d2c.ops.reductions import logsumexp_onnx, onnx_reduce
 from r2d2c.ops.unary import log1p_onnx
-from r2d2c.types import TensorType
+from r2d2c.types import DimLike, TensorType
 
 _F = "torch.nn.functional"
 _X = Arg("x", doc="any shape")
@@ -92,6 +93,7 @@ def _elementwise(
         lower,
         onnx,
         traits=DISTANCE,
+        cost=cost,
         examples=(*_examples(f"{name}({left}, {right}%s)", right, low, high), *more),
     )
 
@@ -167,6 +169,7 @@ GAUSSIAN = Op(
     _gaussian_lower,
     _gaussian_onnx,
     traits=DISTANCE,
+    cost=cost,
     examples=(
         Example("gaussian_nll(x, y, v)", {"x": "f32[3, 4]", "y": "f32[3, 4]", "v": "f32[3, 4]"}),
         Example("gaussian_nll(x, y, 0.5)", {"x": "f64[5]", "y": "f64[5]"}),
@@ -213,6 +216,7 @@ L2 = Op(
     _l2_onnx,
     mixes=lambda a: [(name, axis) for name in ("x", "y") for axis in range(1, getattr(a, name).rank)],
     traits=DISTANCE,
+    cost=cost,
     examples=(
         Example("l2(x, y)", {"x": "f32[3, 4]", "y": "f32[3, 4]"}),
         Example("l2(x, y, reduction=none)", {"x": "f64[3, 2, 2]", "y": "f64[3, 2, 2]"}),
@@ -258,6 +262,7 @@ COSINE = Op(
     _cosine_onnx,
     mixes=lambda a: [(name, a.axis % getattr(a, name).rank) for name in ("x", "y")],
     traits=DISTANCE,
+    cost=cost,
     examples=(
         Example("cosine(x, y)", {"x": "f32[3, 4]", "y": "f32[3, 4]"}),
         Example("cosine(x, y, axis=1, reduction=none)", {"x": "f64[3, 4, 2]", "y": "f64[3, 4, 2]"}),
@@ -267,6 +272,12 @@ COSINE = Op(
         ),
     ),
 )
+
+
+def _nce_cost(a: Any) -> DimLike:
+    rows, width = a.x.dims
+    products: DimLike = 2 * width * rows * rows
+    return products
 
 
 def _nce_shape(s: Shapes, a: Any) -> TensorType:
@@ -312,6 +323,7 @@ INFO_NCE = Op(
     _nce_onnx,
     mixes=lambda a: [("x", 1), ("y", 0), ("y", 1)],
     traits=DISTANCE,
+    cost=_nce_cost,
     examples=(
         Example("info_nce(x, y)", {"x": "f32[5, 4]", "y": "f32[5, 4]"}),
         Example("info_nce(x, y, temperature=0.5, reduction=none)", {"x": "f64[3, 4]", "y": "f64[3, 4]"}),

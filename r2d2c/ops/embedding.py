@@ -48,7 +48,7 @@ def _embedding_onnx(o: Any, a: Any) -> Any:
 
 EMBEDDING = Op(
     "embedding",
-    "Row `ids` of a trained table. `weight=` may be another layer's, or one table a sample `[B, count, width]`.",
+    "Row `ids` of a trained table. `weight=` may be another layer's, or one table a sample.",
     (
         Arg("ids", doc="integers at least 0 and less than `count`"),
         Arg("count", "size", doc="the number of rows"),

@@ -65,7 +65,7 @@ def _slice_shape(s: Shapes, a: Any) -> TensorType:
 
 
 def _slice_mixes(a: Any) -> list[tuple[str, int]]:
-    """An axis from which a part is taken: position i then holds another element than in the values beside it."""
+    """An axis from which a part is taken: place i then holds another element than in the values beside it."""
     whole = (None, None, None)
     return [
         ("x", axis)
@@ -148,7 +148,7 @@ def _take_lower(b: Any, a: Any) -> Any:
 
 
 def _take_mixes(a: Any) -> list[tuple[str, int]]:
-    """The axis itself; and a dim that both have: `x[:, ids]` with one id a sample pairs every sample with all others."""
+    """The axis itself; and a dim that both have: `x[:, ids]` with an id a sample pairs all samples with all."""
     axis = normalise_axis(a.axis, a.x.rank)
     kept = [dim for position, dim in enumerate(a.x.dims) if position != axis]
     return [("x", axis), *(("index", n) for n, dim in enumerate(a.index.dims) if dim in kept)]
@@ -195,7 +195,7 @@ def _gather_lower(b: Any, a: Any) -> Any:
 
 GATHER = Op(
     "gather",
-    "Along one axis, the elements at places of their own for each row: `out[i, j] = x[i, index[i, j]]` for axis 1.",
+    "Along one axis, elements at places of their own for each row: `x[i, index[i, j]]` for axis 1.",
     (_X, Arg("index", doc="integers; only the axis's size differs from `x`"), Arg("axis", "axis", -1)),
     _gather_shape,
     _gather_lower,

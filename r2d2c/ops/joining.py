@@ -146,8 +146,9 @@ def _split_lower(b: Any, a: Any) -> Any:
 def _split_onnx(o: Any, a: Any) -> Any:
     if a.parts == 1:
         return (a.x,)
-    sizes = o.shape([t.dims[a.axis] for t in o.out])
-    return o("Split", a.x, sizes, outputs=a.parts, axis=a.axis)
+    if a.sizes is None:
+        return o("Split", a.x, outputs=a.parts, axis=a.axis, num_outputs=a.parts)
+    return o("Split", a.x, o.shape(a.sizes), outputs=a.parts, axis=a.axis)
 
 
 SPLIT = Op(

@@ -1,4 +1,7 @@
-"""Normalisation. Weights and biases are one number a channel, or one a sample and channel."""
+"""Normalisation within a sample. Weights and biases are one number a channel, or one a sample and channel.
+
+That over the batch is in batch_norm.py.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from r2d2c.ops.record import Arg, Example, Op, ParamSpec, ShapeError, Shapes, no
 from r2d2c.ops.shapes import expect_floating
 from r2d2c.types import DimLike, TensorType
 
-_WEIGHT = Arg("weight", "param", doc="a factor for each channel, or per sample; `weight=false` for none")
-_BIAS = Arg("bias", "param", doc="added to each channel, or per sample; `bias=false` for none")
+WEIGHT = Arg("weight", "param", doc="a factor for each channel, or per sample; `weight=false` for none")
+BIAS = Arg("bias", "param", doc="added to each channel, or per sample; `bias=false` for none")
 
 
-def _eps(value: float) -> Arg:
+def eps(value: float) -> Arg:
     return Arg("eps", "float", value, doc="keeps the division finite")
 
 
@@ -31,7 +34,7 @@ def _affine_params(dims: Sequence[DimLike], axes: tuple[str, ...]) -> dict[str, 
     }
 
 
-def _check_affine(s: Shapes, a: Any, dims: Sequence[DimLike]) -> None:
+def check_affine(s: Shapes, a: Any, dims: Sequence[DimLike]) -> None:
     """Weight and bias have ``dims``, or the batch in front of them."""
     x = a.x
     for name in ("weight", "bias"):
@@ -61,7 +64,7 @@ def _spread(x: TensorType, given: TensorType, first: int, count: int) -> tuple[D
     return tuple(dims)
 
 
-def _lower_affine(b: Any, a: Any, y: Any, first: int, count: int) -> Any:
+def lower_affine(b: Any, a: Any, y: Any, first: int, count: int) -> Any:
     """``y * weight + bias``, whatever their ranks."""
     for name, target in (("weight", "torch.mul"), ("bias", "torch.add")):
         value = getattr(a, name, None)
@@ -71,7 +74,7 @@ def _lower_affine(b: Any, a: Any, y: Any, first: int, count: int) -> Any:
     return y
 
 
-def _onnx_affine(o: Any, a: Any, y: Any, first: int, count: int) -> Any:
+def onnx_affine(o: Any, a: Any, y: Any, first: int, count: int) -> Any:
     for name, operator in (("weight", "Mul"), ("bias", "Add")):
         value = getattr(a, name, None)
         if value is not None:
@@ -80,7 +83,7 @@ def _onnx_affine(o: Any, a: Any, y: Any, first: int, count: int) -> Any:
     return y
 
 
-def _plain(c: Any, a: Any, count: int) -> bool:
+def plain(c: Any, a: Any, count: int) -> bool:
     """Whether weight and bias, where given, are not per sample; then torch's own functions take them."""
     names = [name for name in ("weight", "bias") if getattr(a, name, None) is not None]
     return all(c.type(name).rank == count for name in names)
@@ -116,7 +119,7 @@ def _last_params(s: Shapes, a: Any) -> dict[str, ParamSpec]:
 def _last_shape(s: Shapes, a: Any) -> TensorType:
     x: TensorType = a.x
     expect_floating(x, "x")
-    _check_affine(s, a, _last(a))
+    check_affine(s, a, _last(a))
     return x
 
 
@@ -126,19 +129,19 @@ def _last_mixes(a: Any) -> list[tuple[str, int]]:
 
 def _layer_lower(b: Any, a: Any) -> Any:
     sizes = b.sizes(b.type("x").dims[b.type("x").rank - a.dims :])
-    if _plain(b, a, a.dims):
+    if plain(b, a, a.dims):
         return b("torch.nn.functional.layer_norm", a.x, sizes, a.weight, a.bias, a.eps)
     y = b("torch.nn.functional.layer_norm", a.x, sizes, None, None, a.eps)
-    return _lower_affine(b, a, y, b.type("x").rank - a.dims, a.dims)
+    return lower_affine(b, a, y, b.type("x").rank - a.dims, a.dims)
 
 
 def _layer_onnx(o: Any, a: Any) -> Any:
     first = o.type("x").rank - a.dims
-    if a.weight is not None and _plain(o, a, a.dims):
+    if a.weight is not None and plain(o, a, a.dims):
         given = [a.weight] if a.bias is None else [a.weight, a.bias]
         return o("LayerNormalization", a.x, *given, axis=-a.dims, epsilon=a.eps)
     y = _onnx_standardise(o, a.x, range(first, first + a.dims), a.eps)
-    return _onnx_affine(o, a, y, first, a.dims)
+    return onnx_affine(o, a, y, first, a.dims)
 
 
 _DIMS = Arg("dims", "int", 1, doc="how many of the last dims are normalised together")
@@ -146,7 +149,7 @@ _DIMS = Arg("dims", "int", 1, doc="how many of the last dims are normalised toge
 LAYER_NORM = Op(
     "layer_norm",
     "Mean 0 and variance 1 over the last dims, then a trained scale and shift.",
-    (Arg("x"), _DIMS, _eps(1e-5), _WEIGHT, _BIAS),
+    (Arg("x"), _DIMS, eps(1e-5), WEIGHT, BIAS),
     _last_shape,
     _layer_lower,
     _layer_onnx,
@@ -163,22 +166,22 @@ LAYER_NORM = Op(
 
 def _rms_lower(b: Any, a: Any) -> Any:
     sizes = b.sizes(b.type("x").dims[b.type("x").rank - a.dims :])
-    if _plain(b, a, a.dims):
+    if plain(b, a, a.dims):
         return b("torch.nn.functional.rms_norm", a.x, sizes, a.weight, a.eps)
     y = b("torch.nn.functional.rms_norm", a.x, sizes, None, a.eps)
-    return _lower_affine(b, a, y, b.type("x").rank - a.dims, a.dims)
+    return lower_affine(b, a, y, b.type("x").rank - a.dims, a.dims)
 
 
 def _rms_onnx(o: Any, a: Any) -> Any:
     first = o.type("x").rank - a.dims
     y = _onnx_standardise(o, a.x, range(first, first + a.dims), a.eps, centre=False)
-    return _onnx_affine(o, a, y, first, a.dims)
+    return onnx_affine(o, a, y, first, a.dims)
 
 
 RMS_NORM = Op(
     "rms_norm",
     "Mean square 1 over the last dims, then a trained scale.",
-    (Arg("x"), _DIMS, _eps(1e-6), _WEIGHT),
+    (Arg("x"), _DIMS, eps(1e-6), WEIGHT),
     _last_shape,
     _rms_lower,
     _rms_onnx,
@@ -194,22 +197,22 @@ RMS_NORM = Op(
 # -- over groups of channels
 
 
-def _channels(a: Any) -> DimLike:
+def channels(a: Any) -> DimLike:
     expect_floating(a.x, "x")
     if a.x.rank < 2:
         raise ShapeError(f"channels are axis 1, and `x` is {a.x}", "x")
     return a.x.dims[1]  # type: ignore[no-any-return]
 
 
-def _channel_params(s: Shapes, a: Any) -> dict[str, ParamSpec]:
-    return _affine_params((s.resolve(_channels(a)),), ("channel",))
+def channel_params(s: Shapes, a: Any) -> dict[str, ParamSpec]:
+    return _affine_params((s.resolve(channels(a)),), ("channel",))
 
 
 def _group_shape(s: Shapes, a: Any) -> TensorType:
-    channels = s.resolve(_channels(a))
+    channels = s.resolve(channels(a))
     if a.groups < 1 or (isinstance(channels, int) and channels % a.groups):
         raise ShapeError(f"{channels} channels do not divide into {a.groups} groups", "groups", "x")
-    _check_affine(s, a, (channels,))
+    check_affine(s, a, (channels,))
     return a.x  # type: ignore[no-any-return]
 
 
@@ -218,25 +221,25 @@ def _group_mixes(a: Any) -> list[tuple[str, int]]:
 
 
 def _lower_groups(b: Any, a: Any, groups: Any) -> Any:
-    if _plain(b, a, 1):
+    if plain(b, a, 1):
         return b("torch.nn.functional.group_norm", a.x, groups, a.weight, a.bias, a.eps)
-    return _lower_affine(b, a, b("torch.nn.functional.group_norm", a.x, groups, None, None, a.eps), 1, 1)
+    return lower_affine(b, a, b("torch.nn.functional.group_norm", a.x, groups, None, None, a.eps), 1, 1)
 
 
 def _group_onnx(o: Any, a: Any) -> Any:
     grouped = o("Reshape", a.x, o.ints([0, a.groups, -1]))
     y = o("Reshape", _onnx_standardise(o, grouped, [2], a.eps), onnx_sizes(o, o.type("x").dims))
-    return _onnx_affine(o, a, y, 1, 1)
+    return onnx_affine(o, a, y, 1, 1)
 
 
 GROUP_NORM = Op(
     "group_norm",
     "Mean 0 and variance 1 over each group of channels of a sample, then a trained scale and shift.",
-    (Arg("x", doc="`[B, channels, …]`"), Arg("groups", "int"), _eps(1e-5), _WEIGHT, _BIAS),
+    (Arg("x", doc="`[B, channels, …]`"), Arg("groups", "int"), eps(1e-5), WEIGHT, BIAS),
     _group_shape,
     lambda b, a: _lower_groups(b, a, a.groups),
     _group_onnx,
-    params=_channel_params,
+    params=channel_params,
     mixes=_group_mixes,
     examples=(
         Example("group_norm(x, 2)", {"x": "f32[3, 8]"}),
@@ -250,27 +253,27 @@ GROUP_NORM = Op(
 
 
 def _instance_shape(s: Shapes, a: Any) -> TensorType:
-    channels = _channels(a)
+    channels = channels(a)
     if a.x.rank < 3:
         raise ShapeError(
             f"instance_norm needs dims behind the channels, `x` is {a.x}", "x", fix="use `layer_norm`"
         )
-    _check_affine(s, a, (channels,))
+    check_affine(s, a, (channels,))
     return a.x  # type: ignore[no-any-return]
 
 
 def _instance_onnx(o: Any, a: Any) -> Any:
-    return _onnx_affine(o, a, _onnx_standardise(o, a.x, range(2, o.type("x").rank), a.eps), 1, 1)
+    return onnx_affine(o, a, _onnx_standardise(o, a.x, range(2, o.type("x").rank), a.eps), 1, 1)
 
 
 INSTANCE_NORM = Op(
     "instance_norm",
     "Mean 0 and variance 1 over each channel of a sample, then a trained scale and shift.",
-    (Arg("x", doc="`[B, channels, …]`"), _eps(1e-5), _WEIGHT, _BIAS),
+    (Arg("x", doc="`[B, channels, …]`"), eps(1e-5), WEIGHT, BIAS),
     _instance_shape,
     lambda b, a: _lower_groups(b, a, b.size(b.type("x").dims[1])),
     _instance_onnx,
-    params=_channel_params,
+    params=channel_params,
     mixes=lambda a: [("x", axis) for axis in range(2, a.x.rank)],
     examples=(
         Example("instance_norm(x)", {"x": "f32[2, 4, 3, 5]"}),
@@ -278,87 +281,6 @@ INSTANCE_NORM = Op(
         Example("instance_norm(x, weight=w)", {"x": "f32[2, 4, 7]", "w": "f32[2, 4]"}),
     ),
 )
-
-# -- over the batch
-
-
-def _batch_params(s: Shapes, a: Any) -> dict[str, ParamSpec]:
-    found = _channel_params(s, a)
-    dims = found["weight"].dims
-    found["mean"] = ParamSpec(dims, Init("zeros"), ("channel",), kind="statistic")
-    found["var"] = ParamSpec(dims, Init("ones"), ("channel",), kind="statistic")
-    return found
-
-
-def _batch_shape(s: Shapes, a: Any) -> tuple[TensorType, ...]:
-    channels = _channels(a)
-    _check_affine(s, a, (channels,))
-    for name in ("mean", "var"):
-        given = getattr(a, name)
-        if given is None or given.rank != 1 or not s.unify(given.dims[0], channels):
-            raise ShapeError(f"`{name}` is {given}, and [{channels}] is needed", name, "x")
-    if not 0 < a.momentum <= 1:
-        raise ShapeError(f"`momentum` is more than 0 and at most 1, not {a.momentum}", "momentum")
-    return a.x, a.mean, a.var
-
-
-def _batch_lower(b: Any, a: Any) -> Any:
-    plain = _plain(b, a, 1)
-    weight, bias = (a.weight, a.bias) if plain else (None, None)
-    if b.training:
-        y = b("torch.nn.functional.batch_norm", a.x, None, None, weight, bias, True, 0.0, a.eps)
-        axes = [axis for axis in range(b.type("x").rank) if axis != 1]
-        seen = b("torch.var_mean", b.method("detach", a.x), axes, correction=1)
-        new_mean = b("torch.lerp", a.mean, b.item(seen, 1), a.momentum)
-        new_var = b("torch.lerp", a.var, b.item(seen, 0), a.momentum)
-    else:
-        y = b("torch.nn.functional.batch_norm", a.x, a.mean, a.var, weight, bias, False, 0.0, a.eps)
-        new_mean, new_var = a.mean, a.var
-    return (y if plain else _lower_affine(b, a, y, 1, 1)), new_mean, new_var
-
-
-def _batch_onnx(o: Any, a: Any) -> Any:
-    dtype, dims = o.type("mean").dtype, o.type("mean").dims
-    plain = _plain(o, a, 1)
-    weight, bias = (a.weight, a.bias) if plain else (None, None)
-    size = int(dims[0])
-    weight = o.const([1.0] * size, dtype=dtype) if weight is None else weight
-    bias = o.const([0.0] * size, dtype=dtype) if bias is None else bias
-    y = o("BatchNormalization", a.x, weight, bias, a.mean, a.var, epsilon=a.eps)
-    return (y if plain else _onnx_affine(o, a, y, 1, 1)), a.mean, a.var
-
-
-def _batch_mixes(a: Any) -> list[tuple[str, int]]:
-    """Not axis 0: a trained model's inference takes the running statistics, so no sample depends on another."""
-    return []
-
-
-BATCH_NORM = Op(
-    "batch_norm",
-    "Mean 0 and variance 1 over batch and space, then a trained scale and shift. Learning takes the batch's mean and "
-    "variance and moves the running ones towards them; inference takes the running ones.",
-    (
-        Arg("x", doc="`[B, channels, …]`"),
-        _eps(1e-5),
-        Arg("momentum", "float", 0.1, doc="how far the running statistics move at a step"),
-        _WEIGHT,
-        _BIAS,
-        Arg("mean", "param", doc="the running mean of each channel"),
-        Arg("var", "param", doc="the running variance of each channel"),
-    ),
-    _batch_shape,
-    _batch_lower,
-    _batch_onnx,
-    outputs=("out", "new_mean", "new_var"),
-    params=_batch_params,
-    mixes=_batch_mixes,
-    examples=(
-        Example("batch_norm(x, mean=m, var=v)", {"x": "f32[6, 4]", "m": "f32[4]", "v": "f32[4]"}, range=(0.1, 2.0)),
-        Example("batch_norm(x, bias=false, mean=m, var=v)", {"x": "f32[3, 4, 5, 2]", "m": "f32[4]", "v": "f32[4]"}, range=(0.1, 2.0)),
-        Example("batch_norm(x, momentum=0.3, weight=w, bias=false, mean=m, var=v)", {"x": "f32[3, 4, 5]", "w": "f32[3, 4]", "m": "f32[4]", "v": "f32[4]"}, range=(0.1, 2.0)),
-        Example("batch_norm(x)", {"x": "f32[6, 4, 3]"}, range=(0.1, 2.0)),
-    ),
-)  # fmt: skip
 
 # -- unit length
 
@@ -380,7 +302,7 @@ def _l2_onnx(o: Any, a: Any) -> Any:
 L2_NORMALIZE = Op(
     "l2_normalize",
     "`x` divided by its length along an axis.",
-    (Arg("x"), Arg("axis", "axis", -1), _eps(1e-12)),
+    (Arg("x"), Arg("axis", "axis", -1), eps(1e-12)),
     _l2_shape,
     lambda b, a: b("torch.nn.functional.normalize", a.x, 2.0, a.axis, a.eps),
     _l2_onnx,
@@ -392,4 +314,4 @@ L2_NORMALIZE = Op(
     ),
 )
 
-OPS = (LAYER_NORM, RMS_NORM, GROUP_NORM, INSTANCE_NORM, BATCH_NORM, L2_NORMALIZE)
+OPS = (LAYER_NORM, RMS_NORM, GROUP_NORM, INSTANCE_NORM, L2_NORMALIZE)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from r2d2c.ops.record import Arg, Example, Op, ShapeError, Shapes, normalise_axis
-from r2d2c.ops.reductions import KEEP, axes_of, mixes_axis, reduced_dims
+from r2d2c.ops.reductions import KEEP, axes_of, elements, mixes_axis, reduced_dims
 from r2d2c.ops.unary import expect_number_dtype, expect_tensor
 from r2d2c.types import TensorType
 
@@ -43,6 +43,7 @@ def _arg(name: str, operator: str, what: str) -> Op:
         lower,
         onnx,
         mixes=mixes_axis,
+        cost=elements,
         traits=frozenset({"no_gradient"}),
         examples=(
             Example(f"{name}(x, -1)", {"x": "f32[3, 4]"}, gradient=False),
@@ -71,6 +72,7 @@ CUMSUM = Op(
     lambda b, a: b("torch.cumsum", a.x, a.axis),
     lambda o, a: o("CumSum", o.cast(a.x, o.out[0].dtype), o.const(a.axis, "i64")),
     mixes=mixes_axis,
+    cost=elements,
     examples=(
         Example("cumsum(x, -1)", {"x": "f32[3, 4]"}),
         Example("cumsum(x, axis=1)", {"x": "f64[2, 3, 2]"}),
@@ -116,6 +118,7 @@ TOPK = Op(
     _topk_onnx,
     outputs=("values", "indices"),
     mixes=mixes_axis,
+    cost=elements,
     examples=(
         Example("topk(x, 2)", {"x": "f32[3, 5]"}),
         Example("topk(x, 3, axis=0, largest=false)", {"x": "f64[4, 2]"}),
@@ -156,6 +159,7 @@ SORT = Op(
     _sort_onnx,
     outputs=("values", "indices"),
     mixes=mixes_axis,
+    cost=elements,
     examples=(
         Example("sort(x)", {"x": "f32[3, 5]"}),
         Example("sort(x, axis=0, descending=true)", {"x": "f64[4, 2]"}),

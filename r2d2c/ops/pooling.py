@@ -110,7 +110,7 @@ def _adaptive_shape(n: int) -> Callable[[Shapes, Any], TensorType]:
 
 
 def _averaging(o: Any, size: DimLike, target: int, dtype: str) -> Any:
-    """The matrix ``[target, size]`` of the means of windows i·size/target … (i+1)·size/target, rounded outwards."""
+    """``[target, size]``: the means of windows i·size/target … (i+1)·size/target, rounded outwards."""
     length = o.size(size)
     starts = o.const([[i] for i in range(target)], dtype="i64")
     ends = o.const([[i + 1] for i in range(target)], dtype="i64")

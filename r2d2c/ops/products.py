@@ -144,7 +144,7 @@ def _einsum_cost(a: Any) -> DimLike:
 
 EINSUM = Op(
     "einsum",
-    'Sum of products by Einstein\'s convention: `einsum("bij,bjk->bik", x, y)`. `...` stands for further axes.',
+    'Sum of products by index letters: `einsum("bij,bjk->bik", x, y)`. `...` stands for further axes.',
     (
         Arg("pattern", "text", doc="one letter an axis, `->` before those of the result"),
         Arg("x"),

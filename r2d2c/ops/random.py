@@ -35,7 +35,7 @@ def _dropout_lower(b: Any, a: Any) -> Any:
 
 DROPOUT = Op(
     "dropout",
-    "In training each element is 0 with probability `p`, the others are divided by 1 - p; the identity in inference.",
+    "In training 0 with probability `p`, else divided by 1 - p; the identity in inference.",
     (_X, Arg("p", "float", 0.5, doc="the probability to drop an element")),
     _dropout_shape,
     _dropout_lower,
@@ -68,7 +68,7 @@ NOISE = Op(
 
 NORMAL_LIKE = Op(
     "normal_like",
-    "Numbers of mean 0 and variance 1, as many as `x` has. Always random, so not allowed in an inference graph.",
+    "Normal numbers in the shape of `x`. Always random, so not allowed in an inference graph.",
     (_X,),
     _same_floating,
     lambda b, a: b("torch.randn_like", a.x, generator=b.generator(a.x)),
@@ -89,7 +89,7 @@ def _uniform_lower(b: Any, a: Any) -> Any:
 
 UNIFORM_LIKE = Op(
     "uniform_like",
-    "Numbers between `low` and `high`, as many as `x` has. Always random, so not allowed in an inference graph.",
+    "Numbers from `low` to `high` in the shape of `x`. Always random: not allowed in an inference graph.",
     (_X, Arg("low", "float", 0.0), Arg("high", "float", 1.0)),
     _same_floating,
     _uniform_lower,

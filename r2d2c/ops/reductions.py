@@ -44,6 +44,14 @@ def mixes_axis(a: Any) -> list[tuple[str, int]]:
     return [("x", axis) for axis in axes_of(a.x, a.axis, "axis")]
 
 
+def elements(a: Any) -> DimLike:
+    """A cost: one operation for each element of ``x``."""
+    count: DimLike = 1
+    for dim in a.x.dims:
+        count = count * dim
+    return count
+
+
 def onnx_reduce(o: Any, operator: str, x: Any, axes: tuple[int, ...], keep: bool) -> Any:
     """A node of a reduction whose axes are an input. A scalar has none."""
     return o(operator, x, *([o.ints(axes)] if axes else []), keepdims=int(keep))
@@ -107,6 +115,7 @@ def _reduction(
         lambda b, a: lower(b, a, axes_of(b.type("x"), a.axes)),
         form,
         mixes=mixes_axes,
+        cost=elements,
         examples=examples,
     )
 
@@ -220,6 +229,7 @@ NORM = Op(
     lambda b, a: _norm(b, a, axes_of(b.type("x"), a.axes)),
     _norm_onnx,
     mixes=mixes_axes,
+    cost=elements,
     examples=(
         Example("norm(x)", {"x": "f32[3, 4]"}),
         Example("norm(x, axes=-1, keep=true)", {"x": "f64[2, 3, 4]"}),

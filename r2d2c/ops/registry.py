@@ -8,12 +8,24 @@ from functools import cache
 from r2d2c.ops import (
     activations,
     arithmetic,
+    attention,
+    batch_norm,
     class_distances,
     comparison,
+    constants,
+    convolution,
     distances,
+    embedding,
+    indexing,
+    joining,
     linear,
+    norms,
     ordering,
+    patterns,
+    pooling,
+    random,
     reductions,
+    shaping,
     unary,
 )
 from r2d2c.ops.record import Op
@@ -27,6 +39,17 @@ FAMILIES = {
     "ordering": ordering.OPS,
     "distances": distances.OPS + class_distances.OPS,
     "linear": linear.OPS,
+    "embedding": embedding.OPS,
+    "convolution": convolution.OPS,
+    "pooling": pooling.OPS,
+    "norms": norms.OPS + batch_norm.OPS,
+    "attention": attention.OPS,
+    "random": random.OPS,
+    "shaping": shaping.OPS,
+    "joining": joining.OPS,
+    "indexing": indexing.OPS,
+    "patterns": patterns.OPS,
+    "constants": constants.OPS,
 }
 
 

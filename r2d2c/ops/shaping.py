@@ -31,42 +31,39 @@ def _reshaped(s: Shapes, x: TensorType, sizes: Sequence[DimLike]) -> tuple[DimLi
         return tuple(wanted)
     rest = divide(product(left), product(right))
     if rest is None:
-        raise ShapeError(f"`x` is {x}, whose elements do not divide into [{shown}]", "x", "sizes")
+        raise ShapeError(f"`x` is {x}, which does not divide into [{shown}]", "x", "sizes")
     return tuple(rest if size == -1 else size for size in wanted)
 
 
 def scrambled_axes(before: Sequence[DimLike], after: Sequence[DimLike]) -> list[int]:
-    """Axes of ``before`` that a reshape cuts across: `[B, T]` as `[T, B]` is no transpose and mixes both.
+    """Axes of ``before`` that a reshape runs into each other: `[B, T]` as `[T, B]` is no transpose and mixes both.
 
-    The dims of both sides are taken in groups with the same product. A group that only splits one axis or only
-    merges axes keeps order; any other runs one axis into the next.
+    A border between two axes lies a number of elements from the end. It is kept when all borders of the result
+    are multiples or divisors of that number.
     """
+    start, stop = 0, min(len(before), len(after))
+    while start < stop and before[start] == after[start]:
+        start += 1
+    tail = 0
+    while tail < stop - start and before[-1 - tail] == after[-1 - tail]:
+        tail += 1
+    old, new = before[start : len(before) - tail], after[start : len(after) - tail]
+    borders = [product(new[position:]) for position in range(1, len(new))]
     found: list[int] = []
-    i = j = 0
-    while i < len(before) and j < len(after):
-        first, other = i, j
-        left, right = before[i], after[j]
-        i, j = i + 1, j + 1
-        while left != right and (i < len(before) or j < len(after)):
-            if i < len(before) and (j >= len(after) or _smaller(left, right)):
-                left, i = left * before[i], i + 1
-            else:
-                right, j = right * after[j], j + 1
-        if i - first > 1 and j - other > 1:
-            found.extend(range(first, i))
-    return found
+    for position in range(1, len(old)):
+        border = product(old[position:])
+        if not all(_divides(border, other) or _divides(other, border) for other in borders):
+            found += [start + position - 1, start + position]
+    return sorted(set(found))
 
 
-def _smaller(left: DimLike, right: DimLike) -> bool:
-    """Which side of a group to extend: the one that lacks a factor of the other."""
-    if isinstance(left, int) and isinstance(right, int):
-        return left < right
-    quotient = divide(left, right)
-    return quotient is None or not _whole(quotient)
-
-
-def _whole(dim: DimLike) -> bool:
-    return isinstance(dim, int) or all(isinstance(atom, str) for atoms, _ in dim.terms for atom in atoms)
+def _divides(part: DimLike, whole: DimLike) -> bool:
+    quotient = divide(whole, part)
+    if quotient is None:
+        return False
+    return isinstance(quotient, int) or all(
+        isinstance(atom, str) for atoms, _ in quotient.terms for atom in atoms
+    )
 
 
 def _reshape_shape(s: Shapes, a: Any) -> TensorType:

@@ -159,7 +159,8 @@ NameKey: TypeAlias = Annotated[
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    # Deferred, so that the parts are built once, inside the spec, and the library only when one is read.
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, defer_build=True)
 
 
 class BlockModel(_Model):

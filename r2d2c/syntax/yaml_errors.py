@@ -236,7 +236,9 @@ class _Report:
         quote = self.text[self.start : self.start + 1]
         if "escape" in self.problem:
             message = "in double quotes, `\\` starts an escape, and this one is none"
-            return self._say("E010", self.place, self.place + 2, message, fix="use single quotes")
+            # libyaml points at the backslash, PyYAML's own scanner behind it.
+            start = self.place if self.text[self.place] == "\\" else self.place - 1
+            return self._say("E010", start, start + 2, message, fix="use single quotes")
         return self._say(
             "E010", self.start, self.start + 1, f"this {quote} is never closed", "the quotes open here"
         )
@@ -261,7 +263,7 @@ class _Report:
             shown = "a backtick" if character == "`" else f"`{character}`"
             message = f"a {what} cannot start with {shown}"
             return self._say("E010", self.start, self.start + 1, message, label, fix=_LITERAL)
-        if "block sequence entries are not allowed" in self.problem:
+        if "sequence entries are not allowed" in self.problem:
             message = "a list cannot start on the line of its key"
             label = "to YAML, `- ` starts an item of a list"
             return self._say("E010", self.place, self.place + 1, message, label, fix=_LITERAL)
@@ -301,7 +303,7 @@ class _Report:
                 "a `:` is missing",
                 fix="a value that goes on is indented deeper than its key",
             )
-        if "did not find expected key" in self.problem or "expected '-' indicator" in self.problem:
+        if re.search("expected (?:key|'-' indicator|<block end>)", self.problem):
             dash = line[first - line_start :].startswith("- ")
             message = (
                 "a list item stands where a key is expected"

@@ -19,7 +19,7 @@ from r2d2c.train.checkpoint import (
     place_state,
     restore_groups,
 )
-from r2d2c.train.optimizers import OptimizerRecord, build_optimizer
+from r2d2c.train.optimizers import COUNTERS, OptimizerRecord, build_optimizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,7 +141,7 @@ class FlatStep:
                 end = offset + member.numel()
                 state[name] = {
                     key: value[offset:end].view(member.shape)
-                    if isinstance(value, torch.Tensor) and value.ndim
+                    if isinstance(value, torch.Tensor) and key not in COUNTERS
                     else value
                     for key, value in values.items()
                 }
@@ -213,7 +213,9 @@ def _signature(state: Mapping[str, Any] | None) -> object:
     if not state:
         return None
     return tuple(
-        (key, "tensor" if value.ndim else value.item()) if isinstance(value, torch.Tensor) else (key, value)
+        (key, value.item() if key in COUNTERS else "tensor")
+        if isinstance(value, torch.Tensor)
+        else (key, value)
         for key, value in sorted(state.items())
     )
 
@@ -224,7 +226,7 @@ def _joined(flat: _Flat, states: list[dict[str, Any]]) -> dict[str, Any]:
 
     joined: dict[str, Any] = {}
     for key, value in states[0].items():
-        if not isinstance(value, torch.Tensor) or not value.ndim:
+        if not isinstance(value, torch.Tensor) or key in COUNTERS:
             joined[key] = value
             continue
         whole = torch.zeros(flat.parameter.shape, dtype=value.dtype)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 RESERVED = ("params", "foreach", "fused", "capturable", "differentiable")
 """Arguments of torch's that say how to run, not what to compute: r2d2c chooses them."""
 
+COUNTERS = frozenset({"step", "mu_product", "eta", "mu"})
+"""State that is one number a parameter; all other state of the optimizers below has the parameter's shape."""
+
 
 @dataclass(frozen=True, slots=True)
 class OptimizerRecord:

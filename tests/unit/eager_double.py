@@ -91,7 +91,7 @@ def random_tensor(text: str, example: Example, generator: torch.Generator) -> to
     return (torch.rand(dims, generator=generator, dtype=torch.float64) * (high - low) + low).to(dtype)
 
 
-def _evaluate(call: str, values: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def evaluate(call: str, values: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of ``op(…)``: positional ones and those by name. Unknown names are choices."""
     sink = Sink()
     syntax = parse_expression(Region(Source("example", call), 0, call), sink)
@@ -119,7 +119,7 @@ def bind(op: Op, example: Example, seed: int = 0) -> SimpleNamespace:
     """A namespace with one attribute per argument, values being random tensors; params still missing are absent."""
     generator = torch.Generator().manual_seed(seed)
     inputs = {name: random_tensor(text, example, generator) for name, text in example.inputs.items()}
-    positional, named = _evaluate(example.call, inputs)
+    positional, named = evaluate(example.call, inputs)
     bound: dict[str, Any] = {}
     if op.args and op.args[0].kind == "values":
         single = len(positional) == 1 and isinstance(positional[0], tuple)

@@ -42,7 +42,11 @@ TENSORS = {
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Bit for bit, NaN included."""
-    return a.dtype == b.dtype and a.shape == b.shape and a.numpy(force=True).tobytes() == b.numpy(force=True).tobytes()
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and a.numpy(force=True).tobytes() == b.numpy(force=True).tobytes()
+    )
 
 
 def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -102,7 +106,10 @@ def test_a_file_of_another_program(tmp_path: Path) -> None:
 
     path = tmp_path / "a.safetensors"
     save_file({"w": torch.ones(2)}, path)
-    assert refused(path) == f"cannot use checkpoint {path}: it has no checksum, so r2d2c did not write it or it was altered"
+    assert (
+        refused(path)
+        == f"cannot use checkpoint {path}: it has no checksum, so r2d2c did not write it or it was altered"
+    )
     assert load_tensors(path, foreign=True)[0]["w"].tolist() == [1, 1]
 
 
@@ -125,7 +132,9 @@ def test_messages(tmp_path: Path) -> None:
     assert diagnostic.fix.text == "resume from the other one: checkpoints/best.safetensors"
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a"
     write_atomic(path, b"old")
 
@@ -192,7 +201,9 @@ def test_a_kill_while_writing_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
 def model() -> dict[str, torch.nn.Parameter]:
     generator = torch.Generator().manual_seed(0)
     shapes = {"encode.weight": (4, 3), "classify.weight": (2, 4)}
-    return {name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
+    return {
+        name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()
+    }
 
 
 def train(parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -250,6 +261,18 @@ def test_state_of_another_model_is_refused() -> None:
     )
 
 
+def test_optimizers_outside_the_table() -> None:
+    """Adafactor keeps a row and a column of a matrix."""
+    whole, first = model(), model()
+    train(whole, torch.optim.Adafactor(whole.values()), range(4))
+    optimizer = torch.optim.Adafactor(first.values())
+    train(first, optimizer, range(2))
+    resumed = torch.optim.Adafactor(first.values())
+    unpack_optimizer(resumed, first, pack_optimizer(optimizer, first))
+    train(first, resumed, range(2, 4))
+    assert all(same(first[name], whole[name]) for name in whole)
+
+
 def test_new_parameters_start_without_state() -> None:
     parameters = model()
     optimizer = torch.optim.Adam(parameters.values())
@@ -265,14 +288,19 @@ def test_new_parameters_start_without_state() -> None:
 def test_tensor_learning_rates_and_odd_scalars_survive() -> None:
     parameters = model()
     optimizer = torch.optim.Adam(parameters.values(), lr=torch.tensor(0.1))
-    optimizer.state[parameters["encode.weight"]] = {"n": 3, "x": 0.1 + 0.2, "none": None, "t": torch.tensor(1.5)}
+    optimizer.state[parameters["encode.weight"]] = {
+        "n": 3,
+        "x": 0.1 + 0.2,
+        "none": None,
+        "eta": torch.tensor(1.5),
+    }
     packed = pack_optimizer(optimizer, parameters)
     again = Packed(packed.tensors, json.loads(json.dumps(packed.scalars)))
     resumed = torch.optim.Adam(parameters.values(), lr=torch.tensor(0.5))
     unpack_optimizer(resumed, parameters, again)
     assert resumed.param_groups[0]["lr"] == torch.tensor(0.1)
     state = resumed.state[parameters["encode.weight"]]
-    assert (state["n"], state["x"], state["none"], float(state["t"])) == (3, 0.1 + 0.2, None, 1.5)
+    assert (state["n"], state["x"], state["none"], float(state["eta"])) == (3, 0.1 + 0.2, None, 1.5)
 
 
 def test_random_states(tmp_path: Path) -> None:
@@ -281,7 +309,17 @@ def test_random_states(tmp_path: Path) -> None:
     np.random.seed(1)
     random.gauss(0, 1), np.random.standard_normal()
     save_checkpoint(tmp_path / "c", Checkpoint({}, rng=pack_rng()))
-    first = (torch.rand(3).tolist(), random.gauss(0, 1), random.random(), np.random.standard_normal(3).tolist())
+    first = (
+        torch.rand(3).tolist(),
+        random.gauss(0, 1),
+        random.random(),
+        np.random.standard_normal(3).tolist(),
+    )
     unpack_rng(load_checkpoint(tmp_path / "c").rng)
-    second = (torch.rand(3).tolist(), random.gauss(0, 1), random.random(), np.random.standard_normal(3).tolist())
+    second = (
+        torch.rand(3).tolist(),
+        random.gauss(0, 1),
+        random.random(),
+        np.random.standard_normal(3).tolist(),
+    )
     assert first == second

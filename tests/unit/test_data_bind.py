@@ -124,7 +124,9 @@ def test_shuffled_batches_keep_their_labels_and_resume() -> None:
     found = {(x.tobytes(), int(y)) for b in batches for x, y in zip(b["x"].numpy(), b["y"], strict=True)}
     truth = {(x.tobytes(), int(y)) for x, y in zip(DIGITS.train["x"], DIGITS.train["y"], strict=True)}
     assert found == truth
-    for ours, theirs in zip(data.train.loader(100, seed=3, shuffle=True).epoch(2, start=9), batches[9:], strict=True):
+    for ours, theirs in zip(
+        data.train.loader(100, seed=3, shuffle=True).epoch(2, start=9), batches[9:], strict=True
+    ):
         assert torch.equal(ours["x"], theirs["x"])
     assert data.classes == tuple("0123456789")
 
@@ -283,7 +285,10 @@ def test_a_generator_runs_only_once() -> None:
     [
         (3, "E514: batch 0 of the train data is int, not a mapping from port to tensor"),
         ({"x": np.zeros((3, 2))}, "E510: batch 0 of the train data has nothing for port `y`"),
-        (GOOD | {"x": np.zeros((3, 4))}, "E511: batch 0 of the train data: port `x` is [B, 2], it got [3, 4]"),
+        (
+            GOOD | {"x": np.zeros((3, 4))},
+            "E511: batch 0 of the train data: port `x` is [B, 2], it got [3, 4]",
+        ),
         (GOOD | {"x": 5.0}, "E511: batch 0 of the train data: port `x` is [B, 2], it got []"),
         (GOOD | {"y": [0.5, 1, 2]}, "E512: batch 0 of the train data: port `y` is i64, it got float64"),
         (
@@ -294,7 +299,10 @@ def test_a_generator_runs_only_once() -> None:
             GOOD | {"x": [[0, 0], [np.nan, 0], [0, 0]]},
             "E509: batch 0 of the train data: sample 1 of port `x` is nan, not a finite number",
         ),
-        (GOOD | {"y": [0, 1]}, "E514: batch 0 of the train data has unequal or empty ports: {'x': 3, 'y': 2}"),
+        (
+            GOOD | {"y": [0, 1]},
+            "E514: batch 0 of the train data has unequal or empty ports: {'x': 3, 'y': 2}",
+        ),
     ],
 )
 def test_bad_batches(batch: Any, message: str) -> None:

@@ -267,7 +267,9 @@ def test_a_spec_names_data_inside_its_folder_only(tmp_path: Path) -> None:
     assert diagnostic.fix is not None
     assert diagnostic.fix.text == "name this data on the command line: --data SOURCE:PATH"
     assert refused("csv:loop.csv", context).code in ("E503", "E504")
-    assert said("csv:wine.csv", DataContext()) == "E504: a spec that is not in a file cannot name `csv:wine.csv`"
+    assert (
+        said("csv:wine.csv", DataContext()) == "E504: a spec that is not in a file cannot name `csv:wine.csv`"
+    )
     write_idx(outside, packed=False)
     (inside / "images").mkdir()
     for path in outside.glob("*ubyte"):
@@ -296,13 +298,21 @@ def test_damaged_idx(tmp_path: Path) -> None:
     assert change(tmp_path, IMAGES, lambda b: b + b"x") == sound + (
         "its header promises 192 bytes from byte 16 on, there are more"
     )
-    assert change(tmp_path, IMAGES, lambda b: b[:2]) == sound + "it ends at byte 2, inside the 4-byte magic number"
-    assert change(tmp_path, IMAGES, lambda b: b[:9]) == sound + "it ends at byte 9, inside its header of 16 bytes"
+    assert (
+        change(tmp_path, IMAGES, lambda b: b[:2])
+        == sound + "it ends at byte 2, inside the 4-byte magic number"
+    )
+    assert (
+        change(tmp_path, IMAGES, lambda b: b[:9])
+        == sound + "it ends at byte 9, inside its header of 16 bytes"
+    )
     assert change(tmp_path, IMAGES, lambda b: b"PNG!" + b[4:]) == sound + (
         "it does not start with an idx magic number, but with bytes 50 4e 47 21"
     )
     huge = b"\0\0\x08\x03" + b"\xff" * 12
-    assert change(tmp_path, IMAGES, lambda b: huge + b[16:]).startswith(sound + "its header promises 79,228,162")
+    assert change(tmp_path, IMAGES, lambda b: huge + b[16:]).startswith(
+        sound + "its header promises 79,228,162"
+    )
     assert change(tmp_path, LABELS, lambda b: idx_bytes(np.zeros(5, np.uint8))) == (
         f"E507: DIR/{IMAGES} has 12 images, DIR/{LABELS} 5 labels"
     )
@@ -327,7 +337,9 @@ def test_damaged_gz(tmp_path: Path) -> None:
         lambda b: b"no gzip at all",
     ):
         message = change(tmp_path, name, edit, packed=True)
-        assert message.startswith(f"E505: DIR/{name} is not a sound idx file: its gzip stream is damaged or cut"), message
+        assert message.startswith(
+            f"E505: DIR/{name} is not a sound idx file: its gzip stream is damaged or cut"
+        ), message
     assert change(tmp_path, name, lambda b: b[:20] + bytes(40) + b[60:], packed=True).startswith("E505: ")
     assert change(tmp_path, name, lambda b: b"", packed=True) == (
         f"E505: DIR/{name} is not a sound idx file: it ends at byte 0, inside the 4-byte magic number"
@@ -411,7 +423,10 @@ def test_csv_of_another_encoding_and_column(tmp_path: Path) -> None:
     assert diagnostic.message == "there is no column `qualty` in the file"
     assert diagnostic.fix is not None
     assert diagnostic.fix.text == "did you mean `quality`?"
-    assert said(f"csv:{path}?features=acid,quality&target=sugar") == f"E508: column `quality` of {path} is not of numbers"
+    assert (
+        said(f"csv:{path}?features=acid,quality&target=sugar")
+        == f"E508: column `quality` of {path} is not of numbers"
+    )
 
 
 def test_bad_text(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ def model(tasks: int = 4, large: int = 200) -> Parameters:
     shapes: dict[str, tuple[int, ...]] = {"big": (large, large), "scale": ()}
     for n in range(tasks):
         shapes |= {f"t{n}.weight": (5, 7), f"t{n}.bias": (5,)}
-    made = {name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
+    made = {
+        name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()
+    }
     made["double"] = torch.nn.Parameter(torch.randn(3, generator=generator, dtype=torch.float64))
     made["double2"] = torch.nn.Parameter(torch.randn(4, generator=generator, dtype=torch.float64))
     return made
@@ -127,7 +129,10 @@ def test_a_resumed_flat_step_is_exact(record: OptimizerRecord) -> None:
 def test_a_parameter_that_joined_later_keeps_its_own_counter() -> None:
     arguments = {"lr": 0.1}
     old, plain_old = model(2), model(2)
-    flat, plain = FlatStep(old, BY_NAME["adam"], arguments), torch.optim.Adam(plain_old.values(), lr=0.1, fused=True)
+    flat, plain = (
+        FlatStep(old, BY_NAME["adam"], arguments),
+        torch.optim.Adam(plain_old.values(), lr=0.1, fused=True),
+    )
     for step in range(3):
         flat.zero_grad()
         plain.zero_grad()
@@ -167,7 +172,9 @@ def test_autograd_accumulates_into_the_flat_gradient() -> None:
             optimizer.step()
     assert_same(ours, theirs)
     assert ours["t0.bias"].grad is not None
-    assert ours["t0.bias"].grad.untyped_storage().data_ptr() == ours["t1.bias"].grad.untyped_storage().data_ptr()  # type: ignore[union-attr]
+    assert (
+        ours["t0.bias"].grad.untyped_storage().data_ptr() == ours["t1.bias"].grad.untyped_storage().data_ptr()
+    )  # type: ignore[union-attr]
 
 
 def test_replaced_gradients_are_taken_over_and_none_is_zero() -> None:
@@ -217,7 +224,9 @@ def test_a_thousand_small_tasks_step_faster_than_one_fused_optimizer() -> None:
     def tasks() -> Parameters:
         shapes = {"weight": (16, 16), "bias": (16,)}
         return {
-            f"t{n}.{kind}": torch.nn.Parameter(torch.ones(shape)) for n in range(1000) for kind, shape in shapes.items()
+            f"t{n}.{kind}": torch.nn.Parameter(torch.ones(shape))
+            for n in range(1000)
+            for kind, shape in shapes.items()
         }
 
     ours, theirs = tasks(), tasks()

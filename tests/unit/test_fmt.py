@@ -226,14 +226,14 @@ def specs(draw: st.DrawFn) -> str:
     return "".join(sections)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(specs())
 def test_the_second_time_changes_nothing(text: str) -> None:
     once = format_spec(text)
     assert format_spec(once) == once
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(EXPRESSIONS)
 def test_expressions_keep_their_tokens(text: str) -> None:
     once = format_expression(text)

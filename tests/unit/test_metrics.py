@@ -32,7 +32,11 @@ def run(metric: Metric, parts: list[tuple[Any, ...]], **options: Any) -> float:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.sampled_from(METRICS), st.integers(1, 40), st.lists(st.integers(0, 40), max_size=5), st.booleans(), st.integers(0, 99)
+    st.sampled_from(METRICS),
+    st.integers(1, 40),
+    st.lists(st.integers(0, 40), max_size=5),
+    st.booleans(),
+    st.integers(0, 99),
 )
 def test_any_split_gives_the_whole(metric: Metric, n: int, cuts: list[int], masked: bool, seed: int) -> None:
     predictions, targets, mask = data(metric, n, seed)
@@ -55,7 +59,9 @@ def test_values_against_torch() -> None:
     cross_entropy = torch.nn.functional.cross_entropy(logits.double(), y)
     assert run(BY_NAME["perplexity"], [(logits, y, None)]) == pytest.approx(math.exp(cross_entropy), rel=1e-6)
     a, b = torch.randn(9, 2), torch.randn(9, 2)
-    assert run(BY_NAME["mse"], [(a, b, None)]) == pytest.approx(float(torch.nn.functional.mse_loss(a, b)), rel=1e-6)
+    assert run(BY_NAME["mse"], [(a, b, None)]) == pytest.approx(
+        float(torch.nn.functional.mse_loss(a, b)), rel=1e-6
+    )
     assert run(BY_NAME["mae"], [(a, b, None)]) == pytest.approx(float((a - b).abs().mean()), rel=1e-6)
 
 

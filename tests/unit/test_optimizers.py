@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from r2d2c.diagnostics import CompileError, Sink
-from r2d2c.train.optimizers import OPTIMIZERS, RESERVED, OptimizerRecord, build_optimizer, check_optimizer
+from r2d2c.train.optimizers import (
+    COUNTERS,
+    OPTIMIZERS,
+    RESERVED,
+    OptimizerRecord,
+    build_optimizer,
+    check_optimizer,
+)
 from r2d2c.train.schedules import SCHEDULES, build_schedule, check_schedule
 
 BY_NAME = {record.name: record for record in OPTIMIZERS}
@@ -41,6 +48,8 @@ def test_defaults_pass_the_checks_and_build(record: OptimizerRecord) -> None:
     optimizer = build_optimizer(record, {**record.arguments}, [parameter])
     parameter.grad = torch.ones(3, 3)
     optimizer.step()
+    for key, value in optimizer.state[parameter].items():
+        assert not isinstance(value, torch.Tensor) or value.shape == (() if key in COUNTERS else (3, 3)), key
     assert bool(torch.isfinite(parameter).all())
     assert not torch.equal(parameter, torch.ones(3, 3))
 
@@ -81,10 +90,18 @@ def test_unknown_names_and_arguments() -> None:
         ("adam", {"lr": "fast"}, "argument `lr` of optimizer `adam` must be a number, not 'fast'"),
         ("adam", {"lr": float("nan")}, "argument `lr` of optimizer `adam` must be a number, not nan"),
         ("adam", {"lr": True}, "argument `lr` of optimizer `adam` must be a number, not True"),
-        ("adam", {"betas": 0.9}, "argument `betas` of optimizer `adam` must be 2 numbers in parentheses, not 0.9"),
+        (
+            "adam",
+            {"betas": 0.9},
+            "argument `betas` of optimizer `adam` must be 2 numbers in parentheses, not 0.9",
+        ),
         ("sgd", {"nesterov": 1}, "argument `nesterov` of optimizer `sgd` must be true or false, not 1"),
         ("muon", {"adjust_lr_fn": 3}, "argument `adjust_lr_fn` of optimizer `muon` must be a name, not 3"),
-        ("muon", {"ns_steps": 1.5}, "argument `ns_steps` of optimizer `muon` must be a whole number, not 1.5"),
+        (
+            "muon",
+            {"ns_steps": 1.5},
+            "argument `ns_steps` of optimizer `muon` must be a whole number, not 1.5",
+        ),
     ],
 )
 def test_bad_values(name: str, arguments: dict[str, Any], message: str) -> None:
@@ -126,7 +143,9 @@ def test_the_checks_need_no_torch() -> None:
 # Schedules
 
 
-def rates(parts: list[tuple[str, dict[str, Any]]], total: int, unit: int = 1, resume_at: int | None = None) -> list[float]:
+def rates(
+    parts: list[tuple[str, dict[str, Any]]], total: int, unit: int = 1, resume_at: int | None = None
+) -> list[float]:
     """The learning rate of every step; with ``resume_at`` through JSON and new objects halfway."""
 
     def make() -> tuple[torch.optim.Optimizer, Any]:
@@ -157,13 +176,17 @@ def test_shapes_of_schedules() -> None:
     assert cosine[2] == pytest.approx(0.3)
     warm = rates([("warmup", {"epochs": 2, "start": 0.5}), ("constant", {})], 5)
     assert warm == pytest.approx([0.25, 0.375, 0.5, 0.5, 0.5])
-    assert rates([("warmup", {"epochs": 1}), ("linear", {})], 6, unit=2)[2:] == pytest.approx([0.5, 0.375, 0.25, 0.125])
+    assert rates([("warmup", {"epochs": 1}), ("linear", {})], 6, unit=2)[2:] == pytest.approx(
+        [0.5, 0.375, 0.25, 0.125]
+    )
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
     assert build_schedule(optimizer, [], total=3) is None
     assert build_schedule(optimizer, [("constant", {})], total=3) is None
 
 
-@pytest.mark.parametrize("name", [schedule.name for schedule in SCHEDULES if schedule.name not in ("constant", "warmup")])
+@pytest.mark.parametrize(
+    "name", [schedule.name for schedule in SCHEDULES if schedule.name not in ("constant", "warmup")]
+)
 @pytest.mark.parametrize("warm", [False, True])
 def test_schedules_resume_exactly(name: str, warm: bool) -> None:
     parts: list[tuple[str, dict[str, Any]]] = [("warmup", {"epochs": 4})] if warm else []

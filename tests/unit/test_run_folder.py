@@ -133,7 +133,12 @@ def test_summary_and_curves(tmp_path: Path) -> None:
     for epoch in range(1, 4):
         run.append(
             {"epoch": epoch, "split": "train", "losses": {"a": 1 / epoch, "_b$x": math.nan}},
-            {"epoch": epoch, "split": "test", "losses": {"a": 2 / epoch}, "metrics": {"accuracy": 0.3 * epoch}},
+            {
+                "epoch": epoch,
+                "split": "test",
+                "losses": {"a": 2 / epoch},
+                "metrics": {"accuracy": 0.3 * epoch},
+            },
             {"event": "resumed"},
         )
     path = run.draw_curves()
