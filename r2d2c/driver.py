@@ -12,6 +12,7 @@ from r2d2c.diagnostics import CompileError, Diagnostic, Sink
 from r2d2c.graph import Graph
 from r2d2c.ops.record import Op
 from r2d2c.ops.registry import Ops
+from r2d2c.pause import paused_collector
 from r2d2c.source import Source
 from r2d2c.syntax.sections import Document
 from r2d2c.syntax.spec import BlockSyntax, Spec
@@ -58,20 +59,12 @@ def check_source(
     warnings_are_errors: bool = False,
 ) -> Checked:
     """Run every stage that needs no torch. Raises `CompileError` at the end of the first stage with errors."""
-    import gc
-
     sink = Sink(warnings_are_errors=warnings_are_errors)
-    # Arenas are many small objects without cycles; the collector would only walk them again and again.
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with paused_collector():
         spec = parse(source, sink, folder, settings)
         sink.stop_on_errors()
         assert spec is not None
         return check_spec(spec, sink, Ops(ops), tuple(rules), folder or Path(), tuple(settings), seed)
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def check_spec(

@@ -20,6 +20,7 @@ from r2d2c.lower.graphs import Lowered, LoweredVisit, TrainingLowering, lower_fo
 from r2d2c.lower.init import Rng, initial
 from r2d2c.passes.inline import inference_graph
 from r2d2c.passes.training import training_graph
+from r2d2c.pause import paused_collector
 from r2d2c.wiring import Matrix, wiring
 
 Tensors = dict[str, torch.Tensor]
@@ -123,7 +124,8 @@ class Model(torch.nn.Module):
         """The composed model: no representative, no target. Inputs by name; outputs by name."""
         run = self._compiled.get("inference")
         if run is None:
-            run = self._compiled["inference"] = self._backend.inference(self, self._inference_lowered)
+            with paused_collector():
+                run = self._compiled["inference"] = self._backend.inference(self, self._inference_lowered)
         try:
             return run(**inputs)  # type: ignore[no-any-return]
         except (TypeError, RuntimeError, IndexError) as error:
@@ -158,7 +160,8 @@ class Model(torch.nn.Module):
         if made is None:
             if self._backend.visit is None:
                 raise TypeError(f"the backend `{self._backend.name}` is for inference only")
-            lowered = TrainingLowering(self._training_graph, self._spec.ops, self._float).visits()
+            with paused_collector():
+                lowered = TrainingLowering(self._training_graph, self._spec.ops, self._float).visits()
             last = {value: k for k, visit in enumerate(lowered) for value in visit.reads}
             keep = set(self._result_values())
             made = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
@@ -26,52 +27,66 @@ def _fans(row: Storage, shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[1] * receptive, shape[0] * receptive) if len(shape) > 1 else (shape[0], shape[0]) if shape else (1, 1)
 
 
-def _uniform(tensor: torch.Tensor, bound: float, g: torch.Generator) -> None:
-    tensor.uniform_(-bound, bound, generator=g)
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What an initialiser comes to for one shape: a distribution and its one number."""
+
+    kind: Literal["constant", "uniform", "normal", "orthogonal", "eye"]
+    value: float = 0.0
 
 
-def _orthogonal(tensor: torch.Tensor, gain: float, g: torch.Generator) -> None:
-    if tensor.dim() < 2:
-        tensor.normal_(0.0, gain, generator=g)
+# From an initialiser's arguments and (fan in, fan out); the formulas are those of torch.nn.init.
+INITIALISERS: dict[str, Callable[[tuple[Any, ...], tuple[int, int]], Draw]] = {
+    "zeros": lambda a, f: Draw("constant", 0.0),
+    "ones": lambda a, f: Draw("constant", 1.0),
+    "constant": lambda a, f: Draw("constant", a[0] if a else 0.0),
+    "normal": lambda a, f: Draw("normal", a[0] if a else 1.0),
+    "uniform": lambda a, f: Draw("uniform", a[0] if a else 1.0),
+    # torch's defaults of linear and conv: kaiming_uniform(a=√5) and its bias both come to 1/√fan_in.
+    "kaiming_uniform": lambda a, f: Draw("uniform", 1.0 / math.sqrt(max(f[0], 1))),
+    "fan_in_uniform": lambda a, f: Draw("uniform", 1.0 / math.sqrt(max(f[0], 1))),
+    "xavier": lambda a, f: Draw("uniform", math.sqrt(6.0 / (f[0] + f[1]))),
+    "xavier_normal": lambda a, f: Draw("normal", math.sqrt(2.0 / (f[0] + f[1]))),
+    "kaiming": lambda a, f: Draw("uniform", math.sqrt(6.0 / max(f[0], 1))),
+    "kaiming_normal": lambda a, f: Draw("normal", math.sqrt(2.0 / max(f[0], 1))),
+    "orthogonal": lambda a, f: Draw("orthogonal", a[0] if a else 1.0),
+    "eye": lambda a, f: Draw("eye"),
+}
+
+
+def shape_of(row: Storage) -> tuple[int, ...]:
+    assert row.type is not None
+    return tuple(int(dim) for dim in row.type.dims)  # type: ignore[arg-type]
+
+
+def draw_of(row: Storage) -> Draw:
+    """The distribution that an entry's first value comes from."""
+    return INITIALISERS[row.init.kind](row.init.args, _fans(row, shape_of(row)))
+
+
+def fill(tensor: torch.Tensor, draw: Draw, generator: torch.Generator) -> None:
+    if draw.kind == "uniform":
+        tensor.uniform_(-draw.value, draw.value, generator=generator)
+    elif draw.kind == "normal" or (draw.kind == "orthogonal" and tensor.dim() < 2):
+        tensor.normal_(0.0, draw.value, generator=generator)
+    elif draw.kind == "orthogonal":
+        torch.nn.init.orthogonal_(tensor, draw.value, generator=generator)
+    elif draw.kind == "eye":
+        tensor.zero_()
+        (tensor.reshape(tensor.shape[0], -1).diagonal() if tensor.dim() > 1 else tensor).fill_(1.0)
     else:
-        torch.nn.init.orthogonal_(tensor, gain, generator=g)
-
-
-def _eye(tensor: torch.Tensor) -> None:
-    tensor.zero_()
-    diagonal = tensor.reshape(tensor.shape[0], -1).diagonal() if tensor.dim() > 1 else tensor
-    diagonal.fill_(1.0)
-
-
-# (tensor, arguments, (fan in, fan out), generator); formulas as in torch.nn.init.
-INITIALISERS: dict[str, Callable[[torch.Tensor, Any, tuple[int, int], torch.Generator], None]] = {
-    "zeros": lambda t, a, f, g: t.zero_() and None,
-    "ones": lambda t, a, f, g: t.fill_(1.0) and None,
-    "constant": lambda t, a, f, g: t.fill_(a[0] if a else 0.0) and None,
-    "normal": lambda t, a, f, g: t.normal_(0.0, a[0] if a else 1.0, generator=g) and None,
-    "uniform": lambda t, a, f, g: _uniform(t, a[0] if a else 1.0, g),
-    "kaiming_uniform": lambda t, a, f, g: _uniform(t, 1.0 / math.sqrt(max(f[0], 1)), g),  # torch's default of linear and conv
-    "fan_in_uniform": lambda t, a, f, g: _uniform(t, 1.0 / math.sqrt(max(f[0], 1)), g),
-    "xavier": lambda t, a, f, g: _uniform(t, math.sqrt(6.0 / (f[0] + f[1])), g),
-    "xavier_normal": lambda t, a, f, g: t.normal_(0.0, math.sqrt(2.0 / (f[0] + f[1])), generator=g) and None,
-    "kaiming": lambda t, a, f, g: _uniform(t, math.sqrt(6.0 / max(f[0], 1)), g),
-    "kaiming_normal": lambda t, a, f, g: t.normal_(0.0, math.sqrt(2.0 / max(f[0], 1)), generator=g) and None,
-    "orthogonal": lambda t, a, f, g: _orthogonal(t, a[0] if a else 1.0, g),
-    "eye": lambda t, a, f, g: _eye(t),
-}  # fmt: skip
+        tensor.fill_(draw.value)
 
 
 def initial(row: Storage, seed: int) -> torch.Tensor:
     """The first value of a storage entry. The same seed and name give the same numbers in every model."""
     assert row.type is not None
-    shape = tuple(int(d) for d in row.type.dims)  # type: ignore[arg-type]
-    tensor = torch.empty(shape, dtype=TORCH_DTYPES[row.type.dtype])
+    tensor = torch.empty(shape_of(row), dtype=TORCH_DTYPES[row.type.dtype])
     if not tensor.is_floating_point():
         return tensor.fill_(int(row.init.args[0]) if row.init.args else 0)
-    generator = torch.Generator().manual_seed(seed_of(seed, row.name))
     work = tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
     with torch.no_grad():
-        INITIALISERS[row.init.kind](work, row.init.args, _fans(row, shape), generator)
+        fill(work, draw_of(row), torch.Generator().manual_seed(seed_of(seed, row.name)))
     return work.to(tensor.dtype)
 
 

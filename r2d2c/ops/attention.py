@@ -85,9 +85,12 @@ def _lower(b: Any, a: Any) -> Any:
     mask, causal = _lower_mask(b, a)
     q, k, v = a.q, a.k, a.v
     if heads > 1:
-        q, k, v = (
-            b("torch.transpose", b("torch.unflatten", value, -1, (heads, -1)), -3, -2) for value in (q, k, v)
-        )
+        # Self-attention splits its one value once.
+        split = {
+            id(x): b("torch.transpose", b("torch.unflatten", x, -1, (heads, -1)), -3, -2)
+            for x in {id(x): x for x in (q, k, v)}.values()
+        }
+        q, k, v = (split[id(x)] for x in (q, k, v))
     flat = b.type("q").rank == 2 and heads == 1
     if flat:
         q, k, v = (b("torch.unsqueeze", value, 0) for value in (q, k, v))
@@ -175,7 +178,10 @@ ATTENTION = Op(
     examples=(
         Example("attention(q, k, v)", {"q": "f32[2, 3, 4]", "k": "f32[2, 5, 4]", "v": "f32[2, 5, 6]"}),
         Example("attention(x, x, x, causal=true, heads=2)", {"x": "f32[2, 5, 4]"}),
-        Example("attention(q, k, v, mask=m, heads=2)", {"q": "f32[2, 3, 4]", "k": "f32[2, 5, 4]", "v": "f32[2, 5, 4]", "m": "bool[2, 1, 5]"}),
+        Example(
+            "attention(q, k, v, mask=m, heads=2)",
+            {"q": "f32[2, 3, 4]", "k": "f32[2, 5, 4]", "v": "f32[2, 5, 4]", "m": "bool[2, 1, 5]"},
+        ),
         Example("attention(x, x, x, m, causal=true, scale=0.3)", {"x": "f64[2, 3, 5, 4]", "m": "f64[5, 5]"}),
         Example("attention(x, x, x, mask=m, causal=true)", {"x": "f32[5, 4]", "m": "bool[5, 5]"}),
     ),

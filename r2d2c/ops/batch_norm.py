@@ -9,12 +9,12 @@ from r2d2c.ops.norms import (
     BIAS,
     WEIGHT,
     channel_params,
-    channels,
+    channels_of,
     check_affine,
     eps,
+    is_shared,
     lower_affine,
     onnx_affine,
-    plain,
 )
 from r2d2c.ops.record import Arg, Example, Op, ParamSpec, ShapeError, Shapes
 from r2d2c.types import TensorType
@@ -29,7 +29,7 @@ def _batch_params(s: Shapes, a: Any) -> dict[str, ParamSpec]:
 
 
 def _batch_shape(s: Shapes, a: Any) -> tuple[TensorType, ...]:
-    channels = channels(a)
+    channels = channels_of(a)
     check_affine(s, a, (channels,))
     for name in ("mean", "var"):
         given = getattr(a, name)
@@ -41,8 +41,8 @@ def _batch_shape(s: Shapes, a: Any) -> tuple[TensorType, ...]:
 
 
 def _batch_lower(b: Any, a: Any) -> Any:
-    plain = plain(b, a, 1)
-    weight, bias = (a.weight, a.bias) if plain else (None, None)
+    shared = is_shared(b, a, 1)
+    weight, bias = (a.weight, a.bias) if shared else (None, None)
     if b.training:
         y = b("torch.nn.functional.batch_norm", a.x, None, None, weight, bias, True, 0.0, a.eps)
         axes = [axis for axis in range(b.type("x").rank) if axis != 1]
@@ -52,25 +52,25 @@ def _batch_lower(b: Any, a: Any) -> Any:
     else:
         y = b("torch.nn.functional.batch_norm", a.x, a.mean, a.var, weight, bias, False, 0.0, a.eps)
         new_mean, new_var = a.mean, a.var
-    return (y if plain else lower_affine(b, a, y, 1, 1)), new_mean, new_var
+    return (y if shared else lower_affine(b, a, y, 1, 1)), new_mean, new_var
 
 
 def _batch_onnx(o: Any, a: Any) -> Any:
     dtype, dims = o.type("mean").dtype, o.type("mean").dims
-    plain = plain(o, a, 1)
-    weight, bias = (a.weight, a.bias) if plain else (None, None)
+    shared = is_shared(o, a, 1)
+    weight, bias = (a.weight, a.bias) if shared else (None, None)
     size = int(dims[0])
     weight = o.const([1.0] * size, dtype=dtype) if weight is None else weight
     bias = o.const([0.0] * size, dtype=dtype) if bias is None else bias
     y = o("BatchNormalization", a.x, weight, bias, a.mean, a.var, epsilon=a.eps)
-    return (y if plain else onnx_affine(o, a, y, 1, 1)), a.mean, a.var
+    return (y if shared else onnx_affine(o, a, y, 1, 1)), a.mean, a.var
 
 
 # No `mixes`: inference takes the running statistics, so no sample's result depends on another's.
 BATCH_NORM = Op(
     "batch_norm",
-    "Mean 0 and variance 1 over batch and space, then a trained scale and shift. Learning takes the batch's mean "
-    "and variance and moves the running ones towards them; inference takes the running ones.",
+    "Mean 0 and variance 1 over batch and space, then a trained scale and shift. Learning takes the batch's "
+    "mean and variance and moves the running ones towards them; inference takes the running ones.",
     (
         Arg("x", doc="`[B, channels, …]`"),
         eps(1e-5),
@@ -86,9 +86,19 @@ BATCH_NORM = Op(
     outputs=("out", "new_mean", "new_var"),
     params=_batch_params,
     examples=(
-        Example("batch_norm(x, mean=m, var=v)", {"x": "f32[6, 4]", "m": "f32[4]", "v": "f32[4]"}, range=(0.1, 2.0)),
-        Example("batch_norm(x, bias=false, mean=m, var=v)", {"x": "f32[3, 4, 5, 2]", "m": "f32[4]", "v": "f32[4]"}, range=(0.1, 2.0)),
-        Example("batch_norm(x, momentum=0.3, weight=w, bias=false, mean=m, var=v)", {"x": "f32[3, 4, 5]", "w": "f32[3, 4]", "m": "f32[4]", "v": "f32[4]"}, range=(0.1, 2.0)),
+        Example(
+            "batch_norm(x, mean=m, var=v)", {"x": "f32[6, 4]", "m": "f32[4]", "v": "f32[4]"}, range=(0.1, 2.0)
+        ),
+        Example(
+            "batch_norm(x, bias=false, mean=m, var=v)",
+            {"x": "f32[3, 4, 5, 2]", "m": "f32[4]", "v": "f32[4]"},
+            range=(0.1, 2.0),
+        ),
+        Example(
+            "batch_norm(x, momentum=0.3, weight=w, bias=false, mean=m, var=v)",
+            {"x": "f32[3, 4, 5]", "w": "f32[3, 4]", "m": "f32[4]", "v": "f32[4]"},
+            range=(0.1, 2.0),
+        ),
         Example("batch_norm(x)", {"x": "f32[6, 4, 3]"}, range=(0.1, 2.0)),
     ),
 )

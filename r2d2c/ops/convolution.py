@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from r2d2c.graph import Init
-from r2d2c.ops.dims import expect_known, expect_same_dtype, lower_sizes, onnx_sizes, product
+from r2d2c.ops.dims import expect_fixed, expect_known, expect_same_dtype, lower_sizes, onnx_sizes, product
 from r2d2c.ops.record import Arg, Example, Op, ParamSpec, ShapeError, Shapes
 from r2d2c.ops.shapes import expect_floating, expect_rank
 from r2d2c.types import DimLike, TensorType
@@ -52,7 +52,8 @@ def _conv_params(n: int) -> Callable[[Shapes, Any], dict[str, ParamSpec]]:
         expect_rank(a.x, n + 2, "x", f"conv{n}d")
         kernel = per_axis(a.kernel, n, "kernel")
         _divisible(a.x.dims[1], a.groups, "x")
-        width = a.x.dims[1] // a.groups
+        expect_fixed(s.resolve(a.x.dims[1]), "x", "the size of a weight")
+        width = s.resolve(a.x.dims[1]) // a.groups
         fans = (product((width, *kernel)), product((a.out, *kernel)))
         dims = (a.out, width, *kernel)
         return {
@@ -242,7 +243,10 @@ CONV1D = _conv(
         Example("conv1d(x, 4, 3)", {"x": "f32[2, 3, 8]"}),
         Example("conv1d(x, 4, 4, same=true, bias=false)", {"x": "f32[2, 3, 8]"}),
         Example("conv1d(x, 4, 3, stride=2, padding=1, dilation=2, groups=2)", {"x": "f32[2, 6, 9]"}),
-        Example("conv1d(x, 4, 3, same=true, weight=w, bias=c)", {"x": "f32[2, 3, 8]", "w": "f32[2, 4, 3, 3]", "c": "f32[2, 4]"}),
+        Example(
+            "conv1d(x, 4, 3, same=true, weight=w, bias=c)",
+            {"x": "f32[2, 3, 8]", "w": "f32[2, 4, 3, 3]", "c": "f32[2, 4]"},
+        ),
     ),
 )
 CONV2D = _conv(
@@ -252,8 +256,11 @@ CONV2D = _conv(
         Example("conv2d(x, 4, (3, 5), stride=(2, 1), same=true)", {"x": "f32[2, 3, 8, 7]"}, tolerance=2e-5),
         Example("conv2d(x, 6, 2, stride=2, padding=1, groups=3, bias=false)", {"x": "f32[2, 3, 6, 6]"}),
         Example("conv2d(x, 4, 2, same=true, weight=w)", {"x": "f32[3, 2, 5, 6]", "w": "f32[3, 4, 2, 2, 2]"}),
-        Example("conv2d(x, 4, 3, stride=2, padding=1, groups=2, weight=w, bias=c)",
-                {"x": "f32[3, 4, 5, 6]", "w": "f32[3, 4, 2, 3, 3]", "c": "f32[3, 4]"}, tolerance=2e-5),
+        Example(
+            "conv2d(x, 4, 3, stride=2, padding=1, groups=2, weight=w, bias=c)",
+            {"x": "f32[3, 4, 5, 6]", "w": "f32[3, 4, 2, 3, 3]", "c": "f32[3, 4]"},
+            tolerance=2e-5,
+        ),
     ),
 )
 
@@ -263,6 +270,7 @@ CONV2D = _conv(
 def _transposed_params(s: Shapes, a: Any) -> dict[str, ParamSpec]:
     expect_rank(a.x, 4, "x", "conv_transpose2d")
     _divisible(a.out, a.groups, "out")
+    expect_fixed(s.resolve(a.x.dims[1]), "x", "the size of a weight")
     kernel = per_axis(a.kernel, 2, "kernel")
     width = a.out // a.groups
     fans = (product((width, *kernel)), product((a.x.dims[1], *kernel)))
@@ -353,8 +361,13 @@ CONV_TRANSPOSE2D = Op(
     cost=lambda a: product((2, *a.x.dims, a.out // a.groups, *per_axis(a.kernel, 2, "kernel"))),
     examples=(
         Example("conv_transpose2d(x, 4, 3)", {"x": "f32[2, 3, 5, 4]"}, tolerance=2e-5),
-        Example("conv_transpose2d(x, 4, 3, stride=2, padding=1, extra=1, groups=2)", {"x": "f32[2, 6, 4, 3]"}),
-        Example("conv_transpose2d(x, 4, 2, stride=2, dilation=2, bias=c)", {"x": "f32[2, 3, 4, 3]", "c": "f32[2, 4]"}),
+        Example(
+            "conv_transpose2d(x, 4, 3, stride=2, padding=1, extra=1, groups=2)", {"x": "f32[2, 6, 4, 3]"}
+        ),
+        Example(
+            "conv_transpose2d(x, 4, 2, stride=2, dilation=2, bias=c)",
+            {"x": "f32[2, 3, 4, 3]", "c": "f32[2, 4]"},
+        ),
     ),
 )
 

@@ -98,6 +98,12 @@ def expect_known(dim: DimLike, argument: str, what: str) -> int:
     return int(dim)
 
 
+def expect_fixed(dim: DimLike, argument: str, what: str) -> None:
+    """Refuse a dim of the run where storage is made; one that is still to be inferred may turn out well."""
+    if isinstance(dim, Dim) and any(not name.startswith("?") for name in dim.symbols()):
+        raise ShapeError(f"{what} cannot depend on {dim}, which only the run knows", argument)
+
+
 def axes_of(type_: TensorType, axes: Any, argument: str = "axis") -> tuple[int, ...]:
     """Non-negative axes, each once; None is all of them."""
     if axes is None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from r2d2c.graph import Init
-from r2d2c.ops.dims import expect_integers, expect_known
+from r2d2c.ops.dims import expect_fixed, expect_integers, expect_known
 from r2d2c.ops.record import Arg, Example, Op, ParamSpec, ShapeError, Shapes
 from r2d2c.types import INTEGERS, TensorType
 
 
 def _embedding_params(s: Shapes, a: Any) -> dict[str, ParamSpec]:
+    expect_fixed(a.count, "count", "the size of a table")
+    expect_fixed(a.width, "width", "the size of a table")
     dims = (a.count, a.width)
     return {"weight": ParamSpec(dims, Init("normal", (1.0,)), ("entry", "out"), fans=dims)}
 

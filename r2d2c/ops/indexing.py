@@ -126,6 +126,12 @@ SLICE = Op(
     _slice_onnx,
     mixes=_slice_mixes,
     cost=lambda a: 0,
+    examples=(
+        Example("x[1]", {"x": "f32[3, 4]"}),
+        Example("x[:, 1:-1, ..., -1]", {"x": "f64[2, 5, 3, 4]"}),
+        Example("x[..., ::2]", {"x": "f32[2, 5]"}),
+        Example("x[-2:, 0]", {"x": "i64[4, 3] < 9"}, gradient=False),
+    ),
 )
 
 # -- take and gather
@@ -148,7 +154,7 @@ def _take_lower(b: Any, a: Any) -> Any:
 
 
 def _take_mixes(a: Any) -> list[tuple[str, int]]:
-    """The axis itself; and a dim that both have: `x[:, ids]` with an id a sample pairs all samples with all."""
+    """The axis itself; and a dim that both have: `x[:, ids]` with an id a sample pairs all with all."""
     axis = normalise_axis(a.axis, a.x.rank)
     kept = [dim for position, dim in enumerate(a.x.dims) if position != axis]
     return [("x", axis), *(("index", n) for n, dim in enumerate(a.index.dims) if dim in kept)]

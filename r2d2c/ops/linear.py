@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from r2d2c.graph import Init
-from r2d2c.ops.dims import expect_same_dtype, expect_tensor, product
+from r2d2c.ops.dims import expect_fixed, expect_same_dtype, expect_tensor, product
 from r2d2c.ops.products import PRODUCTS
 from r2d2c.ops.record import Arg, Example, Op, ParamSpec, ShapeError, Shapes
 from r2d2c.ops.shapes import expect_floating
@@ -14,7 +14,8 @@ from r2d2c.types import DimLike, TensorType
 
 def _params(s: Shapes, a: Any) -> dict[str, ParamSpec]:
     expect_tensor(a.x, "x", "linear")
-    width = a.x.dims[-1]
+    width = s.resolve(a.x.dims[-1])
+    expect_fixed(width, "x", "the size of a weight")
     return {
         "weight": ParamSpec((a.out, width), Init("kaiming_uniform"), ("out", "in"), fans=(width, a.out)),
         "bias": ParamSpec((a.out,), Init("fan_in_uniform"), ("out",), fans=(width, a.out)),
@@ -119,7 +120,9 @@ LINEAR = Op(
 def _bilinear_params(s: Shapes, a: Any) -> dict[str, ParamSpec]:
     expect_tensor(a.x, "x", "bilinear")
     expect_tensor(a.y, "y", "bilinear")
-    left, right = a.x.dims[-1], a.y.dims[-1]
+    left, right = s.resolve(a.x.dims[-1]), s.resolve(a.y.dims[-1])
+    expect_fixed(left, "x", "the size of a weight")
+    expect_fixed(right, "y", "the size of a weight")
     return {
         "weight": ParamSpec(
             (a.out, left, right), Init("fan_in_uniform"), ("out", "left", "right"), fans=(left, a.out)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from r2d2c.graph import Init
-from r2d2c.ops.dims import expect_known, expect_tensor, lower_sizes, onnx_sizes
+from r2d2c.ops.dims import expect_fixed, expect_tensor, lower_sizes, onnx_sizes
 from r2d2c.ops.record import Arg, Example, Op, ParamSpec, ShapeError, Shapes, normalise_axis
 from r2d2c.ops.shapes import expect_floating
 from r2d2c.types import DimLike, TensorType
@@ -27,7 +27,7 @@ def eps(value: float) -> Arg:
 
 def _affine_params(dims: Sequence[DimLike], axes: tuple[str, ...]) -> dict[str, ParamSpec]:
     for dim in dims:
-        expect_known(dim, "x", "a normalised size that has a weight")
+        expect_fixed(dim, "x", "a normalised size that has a weight")
     return {
         "weight": ParamSpec(tuple(dims), Init("ones"), axes),
         "bias": ParamSpec(tuple(dims), Init("zeros"), axes),
@@ -83,7 +83,7 @@ def onnx_affine(o: Any, a: Any, y: Any, first: int, count: int) -> Any:
     return y
 
 
-def plain(c: Any, a: Any, count: int) -> bool:
+def is_shared(c: Any, a: Any, count: int) -> bool:
     """Whether weight and bias, where given, are not per sample; then torch's own functions take them."""
     names = [name for name in ("weight", "bias") if getattr(a, name, None) is not None]
     return all(c.type(name).rank == count for name in names)
@@ -129,7 +129,7 @@ def _last_mixes(a: Any) -> list[tuple[str, int]]:
 
 def _layer_lower(b: Any, a: Any) -> Any:
     sizes = b.sizes(b.type("x").dims[b.type("x").rank - a.dims :])
-    if plain(b, a, a.dims):
+    if is_shared(b, a, a.dims):
         return b("torch.nn.functional.layer_norm", a.x, sizes, a.weight, a.bias, a.eps)
     y = b("torch.nn.functional.layer_norm", a.x, sizes, None, None, a.eps)
     return lower_affine(b, a, y, b.type("x").rank - a.dims, a.dims)
@@ -137,7 +137,7 @@ def _layer_lower(b: Any, a: Any) -> Any:
 
 def _layer_onnx(o: Any, a: Any) -> Any:
     first = o.type("x").rank - a.dims
-    if a.weight is not None and plain(o, a, a.dims):
+    if a.weight is not None and is_shared(o, a, a.dims):
         given = [a.weight] if a.bias is None else [a.weight, a.bias]
         return o("LayerNormalization", a.x, *given, axis=-a.dims, epsilon=a.eps)
     y = _onnx_standardise(o, a.x, range(first, first + a.dims), a.eps)
@@ -166,7 +166,7 @@ LAYER_NORM = Op(
 
 def _rms_lower(b: Any, a: Any) -> Any:
     sizes = b.sizes(b.type("x").dims[b.type("x").rank - a.dims :])
-    if plain(b, a, a.dims):
+    if is_shared(b, a, a.dims):
         return b("torch.nn.functional.rms_norm", a.x, sizes, a.weight, a.eps)
     y = b("torch.nn.functional.rms_norm", a.x, sizes, None, a.eps)
     return lower_affine(b, a, y, b.type("x").rank - a.dims, a.dims)
@@ -197,7 +197,7 @@ RMS_NORM = Op(
 # -- over groups of channels
 
 
-def channels(a: Any) -> DimLike:
+def channels_of(a: Any) -> DimLike:
     expect_floating(a.x, "x")
     if a.x.rank < 2:
         raise ShapeError(f"channels are axis 1, and `x` is {a.x}", "x")
@@ -205,11 +205,11 @@ def channels(a: Any) -> DimLike:
 
 
 def channel_params(s: Shapes, a: Any) -> dict[str, ParamSpec]:
-    return _affine_params((s.resolve(channels(a)),), ("channel",))
+    return _affine_params((s.resolve(channels_of(a)),), ("channel",))
 
 
 def _group_shape(s: Shapes, a: Any) -> TensorType:
-    channels = s.resolve(channels(a))
+    channels = s.resolve(channels_of(a))
     if a.groups < 1 or (isinstance(channels, int) and channels % a.groups):
         raise ShapeError(f"{channels} channels do not divide into {a.groups} groups", "groups", "x")
     check_affine(s, a, (channels,))
@@ -221,7 +221,7 @@ def _group_mixes(a: Any) -> list[tuple[str, int]]:
 
 
 def _lower_groups(b: Any, a: Any, groups: Any) -> Any:
-    if plain(b, a, 1):
+    if is_shared(b, a, 1):
         return b("torch.nn.functional.group_norm", a.x, groups, a.weight, a.bias, a.eps)
     return lower_affine(b, a, b("torch.nn.functional.group_norm", a.x, groups, None, None, a.eps), 1, 1)
 
@@ -253,7 +253,7 @@ GROUP_NORM = Op(
 
 
 def _instance_shape(s: Shapes, a: Any) -> TensorType:
-    channels = channels(a)
+    channels = channels_of(a)
     if a.x.rank < 3:
         raise ShapeError(
             f"instance_norm needs dims behind the channels, `x` is {a.x}", "x", fix="use `layer_norm`"

@@ -122,6 +122,24 @@ def _einsum_shape(s: Shapes, a: Any) -> TensorType:
     return TensorType(values[0][1].dtype, tuple(sizes[index][0] for index in result))
 
 
+def _einsum_onnx(o: Any, a: Any) -> Any:
+    """ONNX wants `...` to stand for as many axes in every value."""
+    pattern = a.pattern.replace(" ", "")
+    values = _einsum_values(a)
+    operands, _ = _terms(pattern, len(values))
+    hidden = [
+        sum(index.startswith(".") for index in _indices(operand, o.type(name).rank))
+        for (name, _), operand in zip(values, operands, strict=True)
+    ]
+    given = []
+    for (_, value), operand, count in zip(values, operands, hidden, strict=True):
+        first, missing = operand.find("..."), max(hidden) - count
+        if first >= 0 and missing:
+            value = o("Unsqueeze", value, o.ints(range(first, first + missing)))
+        given.append(value)
+    return o("Einsum", *given, equation=pattern)
+
+
 def _einsum_mixes(a: Any) -> list[tuple[str, int]]:
     values = _einsum_values(a)
     operands, right = _terms(a.pattern, len(values))
@@ -154,7 +172,7 @@ EINSUM = Op(
     ),
     _einsum_shape,
     lambda b, a: b("torch.einsum", a.pattern.replace(" ", ""), *(value for _, value in _einsum_values(a))),
-    lambda o, a: o("Einsum", *(v for _, v in _einsum_values(a)), equation=a.pattern.replace(" ", "")),
+    _einsum_onnx,
     mixes=_einsum_mixes,
     cost=_einsum_cost,
     examples=(

@@ -17,29 +17,29 @@ _X = Arg("x", doc="any dtype")
 def _reshaped(s: Shapes, x: TensorType, sizes: Sequence[DimLike]) -> tuple[DimLike, ...]:
     ours = [s.resolve(dim) for dim in x.dims]
     wanted = [s.resolve(size) for size in sizes]
-    shown = ", ".join(str(size) for size in sizes)
+    shown = f"[{', '.join(str(size) for size in sizes)}]"
     known = [size for size in wanted if size != -1]
     if len(wanted) - len(known) > 1 or any(isinstance(size, int) and size < 0 for size in known):
-        raise ShapeError(f"[{shown}]: one size may be -1, for what is left", "sizes")
+        raise ShapeError(f"{shown}: one size may be -1, for what is left", "sizes")
     if 0 in known:
-        raise ShapeError(f"[{shown}]: a size is 0", "sizes")
-    # Dims that stand on both sides cancel, so that `[B, T, 8]` to `[B, T, 2, 4]` needs no arithmetic on B and T.
+        raise ShapeError(f"{shown}: a size is 0", "sizes")
+    # Dims that stand on both sides cancel: `[B, T, 8]` to `[B, T, 2, 4]` takes no arithmetic on B and T.
     left, right = cancel(ours, known)
     if len(known) == len(wanted):
         if not s.unify(product(left), product(right)):
-            raise ShapeError(f"`x` is {x}, which does not fit in [{shown}]", "x", "sizes")
+            raise ShapeError(f"`x` is {x}, which does not fit in {shown}", "x", "sizes")
         return tuple(wanted)
     rest = divide(product(left), product(right))
     if rest is None:
-        raise ShapeError(f"`x` is {x}, which does not divide into [{shown}]", "x", "sizes")
+        raise ShapeError(f"`x` is {x}, which does not divide into {shown}", "x", "sizes")
     return tuple(rest if size == -1 else size for size in wanted)
 
 
 def scrambled_axes(before: Sequence[DimLike], after: Sequence[DimLike]) -> list[int]:
-    """Axes of ``before`` that a reshape runs into each other: `[B, T]` as `[T, B]` is no transpose and mixes both.
+    """Axes of ``before`` that a reshape runs into each other: `[B, T]` as `[T, B]` is no transpose.
 
-    A border between two axes lies a number of elements from the end. It is kept when all borders of the result
-    are multiples or divisors of that number.
+    A border between two axes lies a number of elements from the end. It is kept when all borders of the
+    result are multiples or divisors of that number.
     """
     start, stop = 0, min(len(before), len(after))
     while start < stop and before[start] == after[start]:

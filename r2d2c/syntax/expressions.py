@@ -204,8 +204,26 @@ def _engine() -> tuple[Lark, _Builder, ExpressionLexer]:
     parser = Lark(
         text, parser="lalr", lexer=ExpressionLexer, start=_STARTS, transformer=builder, maybe_placeholders=False
     )
-    lexer = ExpressionLexer(parser.lexer_conf) if hasattr(parser, "lexer_conf") else parser.parser.lexer
-    return parser, builder, lexer
+    _tighten(parser)
+    return parser, builder, ExpressionLexer(parser.parser.lexer_conf)
+
+
+def _tighten(parser: Any) -> None:
+    """Make Lark's tables quick to look up: it keys them by `Token`s and rules that compare in Python.
+
+    Only the keys change, to equal ones (plain strings, and the very rules that the tables hold); half of the time
+    of a long parse went into those comparisons.
+    """
+    machine = parser.parser.parser.parser
+    callbacks, rules = machine.callbacks, {}
+    for state, actions in machine.parse_table.states.items():
+        machine.parse_table.states[state] = {str(token): action for token, action in actions.items()}
+        for _, target in actions.values():
+            if hasattr(target, "origin"):
+                target.origin.name = str(target.origin.name)
+                rules[target] = callbacks[target]
+    callbacks.clear()
+    callbacks.update(rules)
 
 
 def _parse(region: Region, start: str, sink: Sink) -> tuple[Any, list[Expr]] | None:

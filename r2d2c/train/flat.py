@@ -83,8 +83,8 @@ class FlatStep:
             else:
                 key = (parameter.dtype, parameter.device, signatures.get(name))
                 groups.setdefault(key, {})[name] = parameter
-        # A group of one too: in a padded buffer every element goes through the same vector instructions, so its
-        # step does not depend on how many others there are.
+        # A group of one too: in a padded buffer every element goes through the same vector instructions, so
+        # its step does not depend on how many others there are.
         self._flats = [_flatten(members) for members in groups.values()]
 
     def zero_grad(self) -> None:

@@ -171,10 +171,10 @@ def test_autograd_accumulates_into_the_flat_gradient() -> None:
             sum((p.float().sin() ** 2).sum() for p in parameters.values()).backward()  # type: ignore[union-attr]
             optimizer.step()
     assert_same(ours, theirs)
-    assert ours["t0.bias"].grad is not None
-    assert (
-        ours["t0.bias"].grad.untyped_storage().data_ptr() == ours["t1.bias"].grad.untyped_storage().data_ptr()
-    )  # type: ignore[union-attr]
+    first, second = ours["t0.bias"].grad, ours["t1.bias"].grad
+    assert first is not None
+    assert second is not None
+    assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
 
 
 def test_replaced_gradients_are_taken_over_and_none_is_zero() -> None:

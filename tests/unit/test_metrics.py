@@ -1,6 +1,7 @@
 """Metrics are exact over batches of any sizes."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -41,10 +42,7 @@ def run(metric: Metric, parts: list[tuple[Any, ...]], **options: Any) -> float:
 def test_any_split_gives_the_whole(metric: Metric, n: int, cuts: list[int], masked: bool, seed: int) -> None:
     predictions, targets, mask = data(metric, n, seed)
     edges = sorted({0, n, *(min(cut, n) for cut in cuts)})
-    parts = [
-        (predictions[a:b], targets[a:b], mask[a:b] if masked else None)
-        for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    parts = [(predictions[a:b], targets[a:b], mask[a:b] if masked else None) for a, b in pairwise(edges)]
     split = run(metric, parts)
     whole = run(metric, [(predictions, targets, mask if masked else None)])
     assert split == pytest.approx(whole, rel=1e-12, nan_ok=True)

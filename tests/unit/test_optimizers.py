@@ -201,7 +201,7 @@ def test_bad_schedules() -> None:
     assert check_schedule([("warmup", {"epochs": 3}), ("cosine", {"minimum": 1e-5})], sink)
     assert check_schedule([], sink)
     assert not sink.diagnostics
-    for parts in (
+    bad: list[list[tuple[str, dict[str, Any]]]] = [
         [("cosin", {})],
         [("step", {"evry": 3})],
         [("step", {"every": 0})],
@@ -209,7 +209,8 @@ def test_bad_schedules() -> None:
         [("exponential", {"gamma": 1.5})],
         [("warmup", {})],
         [("cosine", {}), ("warmup", {})],
-    ):
+    ]
+    for parts in bad:
         assert not check_schedule(parts, sink)
     assert [f"{d.code}: {d.message}" for d in sink.diagnostics] == [
         "E533: there is no schedule `cosin`",

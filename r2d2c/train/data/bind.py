@@ -293,7 +293,7 @@ class _Binder:
         )
 
     def check_values(self, port: str, split: str, column: Column, bound: BoundColumn) -> None:
-        """Look at every value once: floats as they become (1e300 is infinite in f32), integers as they were."""
+        """Look at every value once: floats as they become (1e300 is no f32), integers as they were."""
         is_float = DTYPES[bound.dtype][1] == "float"
         if is_float and column.kind != "float":
             return

@@ -72,7 +72,8 @@ def read_npz(path: Path, context: DataContext) -> dict[str, NDArray[Any]]:
     if magic[:2] != b"PK":  # numpy.load would take it for a pickle
         refuse("E505", f"{path} is no npz file: it starts with bytes {magic.hex(' ')}", context.span)
     try:
-        with numpy.load(path, allow_pickle=False) as archive:
+        # A stream of our own: numpy leaves its file open when the zip in it is damaged.
+        with path.open("rb") as stream, numpy.load(stream, allow_pickle=False) as archive:
             for key in archive.files:
                 arrays[key] = _numbers(path, key, archive[key], context)
     except ValueError as error:

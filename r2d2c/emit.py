@@ -1,0 +1,241 @@
+"""`compile --emit python`: one readable file that needs only torch.
+
+It has the same parameters (names and first numbers), outputs, losses and gradients as the compiled model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.fx as fx
+
+from r2d2c.graph import Storage
+from r2d2c.lower.builder import identifier
+from r2d2c.lower.graphs import TrainingLowering, lower_forward, lower_inference
+from r2d2c.lower.init import draw_of, seed_of, shape_of
+
+if TYPE_CHECKING:
+    from r2d2c.model import Model
+
+_DELETIONS = re.compile(r";  \w+(?: = \w+)* = None$")
+_BUILTIN = re.compile(r"torch\._C\._(?:nn|special)\.(\w+)")
+_BACKWARD = re.compile(r"^    \w+ = torch\.autograd\.backward\(")
+_RETURN = re.compile(r"^    return (.*)$")
+
+_HEAD = '''"""{title}
+
+Written by r2d2c {version} from {source}. It needs only torch.
+{doc}"""
+
+{imports}
+
+{helpers}
+
+class {name}(nn.Module):
+    """{summary}"""
+
+    def __init__(self) -> None:
+        super().__init__()
+{parameters}
+'''
+
+_HELPERS = {
+    "make": '''
+def make(shape, kind, value, seed, dtype=torch.float32):
+    """First numbers of a parameter: constant, uniform(-value, value), normal(std=value), orthogonal or eye."""
+    tensor = torch.empty(shape, dtype=dtype)
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "uniform":
+        return tensor.uniform_(-value, value, generator=generator)
+    if kind == "normal" or (kind == "orthogonal" and tensor.dim() < 2):
+        return tensor.normal_(0.0, value, generator=generator)
+    if kind == "orthogonal":
+        return nn.init.orthogonal_(tensor, value, generator=generator)
+    if kind == "eye":
+        tensor.zero_()
+        (tensor.reshape(tensor.shape[0], -1).diagonal() if tensor.dim() > 1 else tensor).fill_(1.0)
+        return tensor
+    return tensor.fill_(value)
+
+
+def put(root, name, tensor, kind="param"):
+    """Register a tensor under a dotted name: trained, or as a buffer."""
+    *path, last = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root._modules[part]
+    if kind == "param":
+        root.register_parameter(last, nn.Parameter(tensor))
+    else:
+        root.register_buffer(last, tensor)
+''',
+    "Rng": '''
+class Rng:
+    """Random numbers of a learning pass: a generator for every (seed, node, step)."""
+
+    def __init__(self, seed, step):
+        self.seed, self.step = seed, step
+
+    def generator(self, node, device):
+        digest = hashlib.blake2b(f"{self.seed}\\0{node}\\0{self.step}".encode(), digest_size=8).digest()
+        return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+''',
+    "accumulate": '''
+def accumulate(parameter, gradient):
+    """Add to the gradient of a parameter, as backward() does."""
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+''',
+}
+
+
+def emit_python(model: Model) -> str:
+    """The text of the file."""
+    spec, graph = model.spec, model._training_graph
+    ops = spec.ops
+    inference = lower_inference(model._inference_graph, ops)
+    losses = lower_forward(graph, ops, [(name, loss.value) for name, loss in graph.losses.items()], training=False)
+    training = TrainingLowering(graph, ops).whole()
+    output_names = [port.name for port in graph.body.outputs]
+    loss_names = list(graph.losses)
+
+    def learned(results: list[str]) -> str:
+        outputs = _dictionary(output_names, [f"{r}.detach()" for r in results[: len(output_names)]])
+        found = _dictionary(loss_names, [f"{r}.detach()" for r in results[len(output_names) :]])
+        return f"return {found}, {outputs}"
+
+    inputs = ", ".join(["self", *(identifier(p.name) for p in model._inference_graph.body.inputs)])
+    batch = ", ".join(["self", *(identifier(p.name) for p in graph.body.inputs)])
+    methods = [
+        _method(f"def forward({inputs}):", "The composed model: outputs by name.", inference.fx, None),
+        _method(
+            f"def losses({batch}):",
+            "The losses of a batch as the model is used, unweighted, by name.",
+            losses.fx,
+            lambda results: f"return {_dictionary(loss_names, results)}",
+            decorator="@torch.no_grad()",
+        ),
+        _method(
+            f"def learn({batch}):",
+            "One learning pass: adds to every .grad; gives the losses and the outputs.",
+            training.fx,
+            learned,
+            prelude=["rng = Rng(self.seed, self.step)", "self.step += 1"] if training.random else [],
+        ),
+    ]
+    body = "\n".join(methods)
+    helpers = [_HELPERS["make"]]
+    imports = ["import torch", "from torch import nn"]
+    if training.random:
+        helpers.append(_HELPERS["Rng"])
+        imports.insert(0, "import hashlib\n")
+    if "accumulate(" in body:
+        helpers.append(_HELPERS["accumulate"])
+    if "math." in body:
+        imports.insert(0, "import math\n")
+    document = spec.spec.document
+    head = _HEAD.format(
+        title=f"{spec.name}, a compiled network.",
+        version=_version(),
+        source=spec.spec.source.name.replace("\\", "/").rpartition("/")[2],
+        doc=f"\n{document.doc.strip()}\n" if document.doc else "",
+        imports="\n".join(imports),
+        helpers="\n".join(helpers).strip("\n") + "\n",
+        name=_class_name(spec.name),
+        summary=(document.doc or spec.name).strip().splitlines()[0].replace('"', "'"),
+        parameters=_parameters(model, training.random),
+    )
+    return head + "\n" + body.rstrip("\n") + "\n"
+
+
+def _version() -> str:
+    from r2d2c import __version__
+
+    return __version__
+
+
+def _class_name(name: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in re.split(r"\W+|_", name) if part) or "Model"
+
+
+def _parameters(model: Model, random: bool) -> str:
+    seed = model.graph.seed
+    lines = [f"        self.seed, self.step = {seed}, 0"] if random else []
+    lines += [f"        {_parameter(row, seed)}" for row in model.graph.storage.values()]
+    return "\n".join(lines or ["        pass"])
+
+
+def _parameter(row: Storage, seed: int) -> str:
+    assert row.type is not None
+    draw, shape = draw_of(row), shape_of(row)
+    dtype = "" if row.type.dtype == "f32" else f", {_dtype(row.type.dtype)}"
+    kind = "" if row.kind == "param" else f', "{row.kind}"'
+    return (
+        f'put(self, "{row.name}", make({shape}, "{draw.kind}", {draw.value!r}, {seed_of(seed, row.name)}{dtype}){kind})'
+    )
+
+
+def _dtype(name: str) -> str:
+    from r2d2c.lower.builder import TORCH_DTYPES
+
+    return str(TORCH_DTYPES[name])
+
+
+def _dictionary(names: list[str], values: list[str]) -> str:
+    return "{" + ", ".join(f'"{n}": {v}' for n, v in zip(names, values, strict=True)) + "}"
+
+
+def _method(
+    signature: str,
+    doc: str,
+    graph: fx.Graph,
+    returns: Callable[[list[str]], str] | None,
+    decorator: str = "",
+    prelude: list[str] | None = None,
+) -> str:
+    """A method from an fx graph: fx's own statements, with the place in the spec beside them."""
+    places = {node.name: _place(node) for node in graph.nodes}
+    lines = [decorator] if decorator else []
+    lines += [signature, f'    """{doc}"""', *(f"    {line}" for line in prelude or [])]
+    result = next(node for node in graph.nodes if node.op == "output").args[0]
+    reads = {node.name: f"self.{node.target}" for node in graph.nodes if node.op == "get_attr"}
+    word = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, sorted(reads, key=len, reverse=True))) + r")(?!\w)")
+    shown = ""
+    for line in graph.python_code("self").src.splitlines():
+        if not line.startswith("    ") or not line.strip():
+            continue
+        line = _BUILTIN.sub(_public, _DELETIONS.sub("", line)).replace("r2d2c_lower_graphs_accumulate", "accumulate")
+        variable = line.strip().partition(" = ")[0]
+        if variable in reads:
+            continue
+        if reads:
+            line = word.sub(lambda match: reads[match[1]], line)
+        line = _BACKWARD.sub("    torch.autograd.backward(", line)
+        found = _RETURN.match(line)
+        if found is not None and returns is not None:
+            line = f"    {returns([str(r) for r in result])}"
+        place = places.get(variable, "")
+        if place and place != shown:
+            line = f"{line}  # {place}"
+            shown = place
+        lines.append(line)
+    return "\n".join(f"    {line}" if line else "" for line in lines) + "\n"
+
+
+def _public(match: re.Match[str]) -> str:
+    """The public name of a builtin that fx names by where it lives."""
+    functional = getattr(torch.nn.functional, match[1], None)
+    if functional is not None and functional is getattr(torch._C._nn, match[1], None):
+        return f"torch.nn.functional.{match[1]}"
+    return match[0]
+
+
+def _place(node: fx.Node) -> str:
+    trace = node.meta.get("stack_trace") or ""
+    found = re.search(r'File "([^"]*)", line (\d+), in (.*)', trace)
+    if found is None:
+        return ""
+    return f"{found[1].replace(chr(92), '/').rpartition('/')[2]}:{found[2]} {found[3]}"
