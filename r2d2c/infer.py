@@ -67,6 +67,9 @@ class _Inference:
         self.storage: dict[str, Storage] = dict(graph.storage)
         self.done: set[str] = set()
         self.origins: dict[str, Node] = {}
+        # Where a value comes from across a region's boundary, and the blocks that are being looked into.
+        self.source: dict[Value, Value] = {}
+        self.uses: list[Node] = []
 
     def run(self) -> Graph:
         graph = self.graph
@@ -119,12 +122,17 @@ class _Inference:
                     "E305", node.origin, f"`{callee.name}` is shared: it takes {before} as `{port.name}`, here it gets {type_}"
                 )
             self.types.setdefault(port.value, type_)
+            if given is not None:
+                self.source.setdefault(port.value, given)
         if not again:
+            self.uses.append(node)
             self._region(callee)
+            self.uses.pop()
         for position, port in enumerate(callee.outputs):
             found = self.types.get(port.value)
             if found is not None:
                 self.types[Value(node.id, position)] = found
+                self.source[Value(node.id, position)] = port.value
         for port, given in zip(callee.inputs, node.inputs, strict=True):
             if port.value in self.bounds and given is not None:
                 self._bound(given, self.bounds[port.value], node.origin)
@@ -211,9 +219,15 @@ class _Inference:
             value = node.inputs[signature.names.index(argument)]
             if value is None:
                 continue
-            maker, type_ = self.origins.get(value.node), self.types.get(value)
+            type_ = self.types.get(value)
+            while value in self.source:
+                value = self.source[value]
+            maker = self.origins.get(value.node)
             if maker is not None and maker.origin is not None and type_ is not None and maker.op != "constant":
                 also.append((maker.origin, f"`{argument}` is {self.unifier.resolve_type(type_)}"))
+        for use in reversed(self.uses):
+            if "block" in use.attrs:
+                also.append((use.origin, f"in this use of `{use.attrs['block']}`"))
         self.sink.report("E301", node.origin, f"`{node.op}`: {error}", also=also, fix=error.fix)
 
     def _check_losses(self) -> None:

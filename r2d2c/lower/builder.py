@@ -150,6 +150,11 @@ class FxBuilder:
         device = self.python(getattr, like, "device")
         return self.method("generator", self.rng, self._node.id, device)
 
+    def device(self) -> Any:
+        """The device of the inputs, for ops that make tensors of their own; None if there is no input."""
+        first = next((n for n in self.fx.nodes if n.op == "placeholder" and n is not self.rng), None)
+        return None if first is None else self.python(getattr, first, "device")
+
     # -- building
     def parameter(self, name: str) -> fx.Node:
         """The fx node that reads a storage entry, one a graph."""
@@ -213,8 +218,9 @@ class FxBuilder:
             for port, part in enumerate(result):
                 env[Value(node.id, port)] = part
                 if isinstance(part, fx.Node):
-                    part.meta["r2d2c"] = (node, port)
+                    part.meta.setdefault("r2d2c", (node, port))
         else:
             env[Value(node.id)] = result
             if isinstance(result, fx.Node):
-                result.meta["r2d2c"] = (node, 0)
+                # An op that gives its argument back leaves the argument's own label.
+                result.meta.setdefault("r2d2c", (node, 0))

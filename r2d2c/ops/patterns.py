@@ -150,11 +150,9 @@ def _sizes(s: Shapes, x: TensorType, before: Side, lengths: Mapping[str, DimLike
 
 # -- the two ops
 
-# A kind of argument that takes every name no other argument has, as a dict of sizes.
-_NAMED: Any = "named"
 _X = Arg("x")
 _PATTERN = Arg("pattern", "text", doc='the axes before and after: `"b (h w) -> b h w"`')
-_LENGTHS = Arg("lengths", _NAMED, {}, doc="sizes of axes by their names in the pattern: `h=4`")
+_LENGTHS = Arg("lengths", "named", {}, doc="sizes of axes by their names in the pattern: `h=4`")
 
 
 def _plan_of(c: Any, a: Any) -> Plan:

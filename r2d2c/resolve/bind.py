@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from r2d2c.diagnostics import suggest
@@ -61,6 +62,11 @@ def bind_call(evaluator: Evaluator, index: int, node: Expr, op: Op) -> Any:
             value = _param(evaluator, arg, given, id_, init, frozen)
             good = good and value is not FAILED
             inputs.append(value)
+        elif arg.kind == "named":
+            size = Arg("", "size")
+            sizes = {n: convert(evaluator, op, replace(size, name=n), p) for n, p in (given or {}).items()}
+            good = good and _BAD not in sizes.values()
+            attrs[arg.name] = sizes
         else:
             converted = arg.default if given is None else convert(evaluator, op, arg, given)
             good = good and converted is not _BAD
@@ -68,7 +74,9 @@ def bind_call(evaluator: Evaluator, index: int, node: Expr, op: Op) -> Any:
     if not good:
         return FAILED
     outputs: tuple[str, ...] = op.outputs
-    if index == evaluator.root and evaluator.target:
+    if "parts" in attrs:
+        outputs = tuple(f"out_{part}" for part in range(int(attrs["parts"])))
+    elif index == evaluator.root and evaluator.target:
         outputs = (evaluator.target, *op.outputs[1:])
     elif len(op.outputs) == 1:
         outputs = (op.name,)
@@ -112,6 +120,7 @@ def _match(
             given[arg.name] = value
     names = {arg.name for arg in slots}
     makes_storage = any(arg.kind == "param" for arg in slots)
+    collects = next((arg.name for arg in slots if arg.kind == "named"), None)
     for name, position in node.keywords:
         value = evaluator.placed(position)
         if isinstance(value.value, Failed):
@@ -119,13 +128,15 @@ def _match(
         if name == "":
             sink.report("E222", value.span, "an argument without a name follows one with a name", usage(op))
             return None
-        if name in given:
+        if name in given and name != collects:
             sink.report("E223", value.span, f"`{name}` is given twice to `{op.name}`", usage(op))
             return None
-        if name in names:
+        if name in names and name != collects:
             given[name] = value
         elif name in ("name", "init", "frozen") and makes_storage:
             extra[name] = value
+        elif collects is not None:
+            given.setdefault(collects, {})[name] = value
         else:
             known = [*names, *(("name", "init", "frozen") if makes_storage else ())]
             message = f"`{op.name}` has no argument `{name}`"
@@ -217,7 +228,7 @@ def convert(evaluator: Evaluator, op: Op, arg: Arg, placed: Placed) -> Any:
     value, kind = placed.value, arg.kind
     if isinstance(value, Failed):
         return _BAD
-    if _is_none(placed) and not arg.required:
+    if _is_none(placed) and not arg.required and "none" not in arg.choices:
         return None
     if kind == "bool" and isinstance(value, bool):
         return value

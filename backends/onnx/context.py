@@ -1,0 +1,360 @@
+"""`OnnxContext`: the context ``o`` of the records' `onnx` forms. It adds nodes to an onnx_ir graph."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Union
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from r2d2c.graph import Graph, Node, Value
+from r2d2c.infer import Signatures
+from r2d2c.source import Span
+from r2d2c.types import Dim, DimLike, TensorType, promote
+
+OPSET = 20
+Given = Union[ir.Value, float, int, bool]
+
+ONNX_DTYPES = {
+    "f64": ir.DataType.DOUBLE, "f32": ir.DataType.FLOAT, "bf16": ir.DataType.BFLOAT16, "f16": ir.DataType.FLOAT16,
+    "i64": ir.DataType.INT64, "i32": ir.DataType.INT32, "i16": ir.DataType.INT16, "i8": ir.DataType.INT8,
+    "u8": ir.DataType.UINT8, "bool": ir.DataType.BOOL,
+}  # fmt: skip
+DTYPE_NAMES = {dtype: name for name, dtype in ONNX_DTYPES.items()}
+DEFAULTS = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
+_STRONG = {"float": "f32", "int": "i64"}
+
+_BOOL = frozenset(
+    ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor", "Not", "IsNaN", "IsInf"]
+)
+_INT64 = frozenset(["Shape", "Size", "ArgMax", "ArgMin", "NonZero"])
+# Ops whose result has the dtype of another input than the first.
+_DTYPE_FROM = {"Where": 1, "OneHot": 2, "CastLike": 1}
+# The second output of these is not of the first one's dtype.
+_SECOND = {"TopK": ir.DataType.INT64, "MaxPool": ir.DataType.INT64, "Dropout": ir.DataType.BOOL}
+
+
+def file_of(span: Span | None) -> str | None:
+    """``file:line`` of a span, without the folder: an exported file must not tell where it was made."""
+    return None if span is None else f"{_file_name(span.source.name)}:{span.line}"
+
+
+@functools.lru_cache(maxsize=64)
+def _file_name(name: str) -> str:
+    return re.split(r"[\\/]", name)[-1]
+
+
+def value_name(node: Node, port: int = 0) -> str:
+    """A value's name in the spec: that of its statement where the node gives it, else the node's place."""
+    place, at, copy = node.id.partition("@")
+    if len(node.outputs) > 1:
+        return f"{place}.{node.outputs[port]}{at}{copy}"
+    base, dot, last = place.rpartition(".")
+    named = dot and node.outputs[0] != last.split("_")[0] and base.endswith(node.outputs[0])
+    return f"{base if named else place}{at}{copy}"
+
+
+def statement_name(node: Node) -> str:
+    """The value of the spec that a node works for: ``encode.h`` for ``encode.h.linear_2``."""
+    return node.id.partition("@")[0].rpartition(".")[0] or node.id
+
+
+class OnnxContext:
+    """One ONNX graph under construction. ``default`` is what f32 stands for, in a model converted by ``.double()``.
+
+    Outside of `begin` … `end` it adds nodes that belong to no op; `value_of` has what the ops' values became.
+    """
+
+    def __init__(self, graph: Graph, signatures: Signatures, default: torch.dtype = torch.float32) -> None:
+        self.graph, self.signatures = graph, signatures
+        self.default = DEFAULTS[default]
+        self.nodes: list[ir.Node] = []
+        self.inputs: list[ir.Value] = []
+        self.initializers: list[ir.Value] = []
+        self.value_of: dict[Value, Given] = {}
+        self.functions: dict[Any, ir.Function] = {}
+        self.opsets: dict[str, int] = {"": OPSET}
+        self.taken: set[str] = set()
+        self._weak: dict[ir.Value, str] = {}
+        self._constants: dict[tuple[Any, ...], ir.Value] = {}
+        self._symbols: dict[str, tuple[ir.Value, int, Span | None]] = {}
+        self._sizes: dict[DimLike, ir.Value] = {}
+        self._node: Node | None = None
+        self._props: dict[str, str] = {}
+        self._first = 0
+
+    # -- what records call
+    def __call__(self, op: str, *inputs: Given | None, outputs: int = 1, **attributes: Any) -> Any:
+        """Add a node of the default domain; its output, a tuple of them if there are several."""
+        like = next((v.dtype for v in inputs if isinstance(v, ir.Value) and v.dtype != ir.DataType.BOOL), None)
+        given = [v if v is None or isinstance(v, ir.Value) else self._number(v, like) for v in inputs]
+        while given and given[-1] is None:
+            given.pop()
+        node = ir.Node(
+            "",
+            op,
+            given,
+            [_attribute(name, value) for name, value in attributes.items() if value is not None],
+            num_outputs=outputs,
+            metadata_props=dict(self._props),
+        )
+        self.nodes.append(node)
+        for position, (made, dtype) in enumerate(zip(node.outputs, _dtypes(op, given, attributes, outputs), strict=True)):
+            if dtype is not None:
+                made.type = ir.TensorType(dtype)
+            if self._node is None:
+                node.name = self.unique(op)
+                made.name = self.unique(f"{op}:{position}")
+        return node.outputs[0] if outputs == 1 else tuple(node.outputs)
+
+    def const(self, value: Any, dtype: str = "f32") -> ir.Value:
+        """A constant of a number, a nested list or an array; equal ones are one initializer."""
+        kind = self._dtype(dtype)
+        array = np.asarray(value)
+        tensor = ir.Tensor(np.asarray(array.astype(kind.numpy()), order="C"), dtype=kind)
+        key = (kind, array.shape, tensor.tobytes())
+        found = self._constants.get(key)
+        if found is None:
+            found = self._constants[key] = self.initializer(self.unique(_constant_name(kind, array)), tensor)
+        return found
+
+    def ints(self, values: Iterable[int]) -> ir.Value:
+        """A 1-D int64 constant."""
+        return self.const(np.asarray([int(v) for v in values], dtype=np.int64), "i64")
+
+    def type(self, argument: str) -> TensorType:
+        """The type of a value argument of the op."""
+        assert self._node is not None
+        value = self._node.inputs[self.signatures[self._node.op].names.index(argument)]
+        assert value is not None, argument
+        return self.graph.types[value]
+
+    def types(self, argument: str) -> tuple[TensorType, ...]:
+        """The types of a variadic argument."""
+        assert self._node is not None
+        first = len(self.signatures[self._node.op].names)
+        return tuple(self.graph.types[v] for v in self._node.inputs[first:] if v is not None)
+
+    @property
+    def out(self) -> tuple[TensorType, ...]:
+        """The types of the op's outputs."""
+        assert self._node is not None
+        types = self.graph.types
+        return tuple(types[v] for p in range(len(self._node.outputs)) if (v := Value(self._node.id, p)) in types)
+
+    def dtype_of(self, value: Given) -> str:
+        """The dtype's name."""
+        if isinstance(value, ir.Value):
+            assert value.dtype is not None, value
+            return DTYPE_NAMES[value.dtype]
+        return "bool" if isinstance(value, bool) else "i64" if isinstance(value, int) else self.default
+
+    def cast(self, value: Given, dtype: str) -> ir.Value:
+        """``value`` in a dtype: itself if it has it. A number becomes a constant."""
+        if not isinstance(value, ir.Value):
+            return self.const(value, dtype)
+        kind = self._dtype(dtype)
+        return value if value.dtype == kind else self("Cast", value, to=kind)  # type: ignore[no-any-return]
+
+    def promote(self, *values: Given) -> tuple[ir.Value, ...]:
+        """The values in their common dtype by torch's rules; ONNX itself never promotes."""
+        common = functools.reduce(promote, map(self._promotable, values))
+        return tuple(self.cast(value, common) for value in values)
+
+    def size(self, dim: DimLike) -> ir.Value:
+        """A dim as an int64 value of shape [1]: a constant, or arithmetic on the inputs' shapes."""
+        if not isinstance(dim, Dim):
+            return self.ints([dim])
+        found = self._sizes.get(dim)
+        if found is None:
+            found = self._sizes[dim] = self._sum(dim)
+        return found
+
+    def shape(self, dims: Iterable[DimLike]) -> ir.Value:
+        """Dims as a 1-D int64 value."""
+        sizes = tuple(dims)
+        if all(not isinstance(dim, Dim) for dim in sizes):
+            return self.ints([int(dim) for dim in sizes])  # type: ignore[arg-type]
+        return self("Concat", *map(self.size, sizes), axis=0)  # type: ignore[no-any-return]
+
+    # -- building
+    def initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self.initializers.append(value)
+        return value
+
+    def input(self, name: str, value: Value, origin: Span | None) -> None:
+        """A graph input; its run-time dims are where sizes are read from."""
+        type_ = self.graph.types[value]
+        made = ir.Value(name=name, shape=onnx_shape(type_), type=ir.TensorType(self._dtype(type_.dtype)))
+        self.inputs.append(made)
+        self.value_of[value] = made
+        for axis, dim in enumerate(type_.dims):
+            if isinstance(dim, Dim) and str(dim).lstrip("?").isidentifier():
+                self._symbols.setdefault(str(dim), (made, axis, origin))
+
+    def unique(self, name: str) -> str:
+        """A name that no value or node has."""
+        found, count = name, 1
+        while found in self.taken:
+            count += 1
+            found = f"{name}~{count}"
+        self.taken.add(found)
+        return found
+
+    def begin(self, node: Node) -> None:
+        """What follows is added for this op, until `end`."""
+        task = node.id.partition(".")[0]
+        self._node, self._first = node, len(self.nodes)
+        self._props = _properties(statement_name(node), node.origin, task if task in self.graph.tasks else None)
+
+    def end(self, results: tuple[Given, ...]) -> None:
+        """Record the results of the op and give what it added its names."""
+        node = self._node
+        assert node is not None
+        made = self.nodes[self._first :]
+        own = set(made)
+        for port, result in enumerate(results):
+            value = Value(node.id, port)
+            self.value_of[value] = result
+            type_ = self.graph.types.get(value)
+            if not isinstance(result, ir.Value) or type_ is None:
+                continue
+            if type_.weak:
+                self._weak[result] = type_.dtype
+            elif result.producer() in own and result.name is None:
+                result.name = self.unique(value_name(node, port))
+                result.shape, result.type = onnx_shape(type_), ir.TensorType(self._dtype(type_.dtype))
+        result = results[0] if results else None
+        main = result.producer() if isinstance(result, ir.Value) else None
+        for one in made:
+            if one.name is None:
+                one.name = self.unique(f"node:{node.id}" if one is main else f"node:{node.id}/{one.op_type}")[5:]
+            for output in one.outputs:
+                if output.name is None:
+                    output.name = self.unique(f"{node.id}/{one.op_type}")
+        self._node = None
+        self._props = {}
+
+    def identity(self, value: Given, name: str, said: str, origin: Span | None) -> ir.Value:
+        """A value again, under another name."""
+        self._props = _properties(said, origin, None)
+        made: ir.Value = self("Identity", value)
+        made.producer().name = self.unique(f"node:outputs.{name}")[5:]  # type: ignore[union-attr]
+        made.name = name
+        self._props = {}
+        return made
+
+    # -- inside
+    def _dtype(self, name: str) -> ir.DataType:
+        name = _STRONG.get(name, name)
+        return ONNX_DTYPES[self.default if name == "f32" else name]
+
+    def _number(self, number: float | int | bool, like: ir.DataType | None) -> ir.Value:
+        if isinstance(number, bool):
+            return self.const(number, "bool")
+        if like is not None and (isinstance(number, int) or like.is_floating_point()):
+            return self.const(number, DTYPE_NAMES[like])
+        return self.const(number, "i64" if isinstance(number, int) else "f32")
+
+    def _promotable(self, value: Given) -> str:
+        if isinstance(value, ir.Value):
+            return self._weak.get(value) or self.dtype_of(value)
+        return "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
+
+    def _sum(self, dim: Dim) -> ir.Value:
+        total: Any = None
+        for atoms, factor in dim.terms:
+            part: Any = None
+            for atom in atoms:
+                if isinstance(atom, str):
+                    size = self._symbol(atom)
+                else:
+                    sizes = self.size(atom.numerator), self.size(atom.denominator)
+                    size = self("Mod" if atom.remainder else "Div", *sizes)
+                part = size if part is None else self("Mul", part, size)
+            if part is None:
+                part = self.ints([factor])
+            elif factor != 1:
+                part = self("Mul", part, self.ints([factor]))
+            total = part if total is None else self("Add", total, part)
+        return total  # type: ignore[no-any-return]
+
+    def _symbol(self, name: str) -> ir.Value:
+        key = Dim((((name,), 1),))
+        found = self._sizes.get(key)
+        if found is None:
+            tensor, axis, origin = self._symbols[name]
+            before, self._props = self._props, _properties(name, origin, None)
+            found = self._sizes[key] = self("Shape", tensor, start=axis, end=axis + 1)
+            self._props = before
+            node = found.producer()
+            assert node is not None
+            node.name = found.name = self.unique(f"size/{name}")
+        return found
+
+
+def onnx_shape(type_: TensorType) -> ir.Shape:
+    """A type's dims; those of the run by their names."""
+    return ir.Shape([str(d).replace("?", "") if isinstance(d, Dim) else int(d) for d in type_.dims])
+
+
+def _properties(value: str, origin: Span | None, task: str | None) -> dict[str, str]:
+    found = {"r2d2c.value": value}
+    source = file_of(origin)
+    if source is not None:
+        found["r2d2c.source"] = source
+    if task is not None:
+        found["r2d2c.task"] = task
+    return found
+
+
+def _constant_name(kind: ir.DataType, array: np.ndarray[Any, Any]) -> str:
+    if array.size > 6:
+        return f"const/{DTYPE_NAMES[kind]}[{'x'.join(map(str, array.shape))}]"
+    shown = ",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in array.reshape(-1).tolist())
+    return f"const/{DTYPE_NAMES[kind]}{'x' * (array.ndim - 1)}{f'[{shown}]' if array.ndim else f':{shown}'}"
+
+
+def _attribute(name: str, value: Any) -> ir.Attr:
+    if isinstance(value, (bool, ir.DataType)):
+        return ir.AttrInt64(name, int(value))
+    if isinstance(value, int):
+        return ir.AttrInt64(name, int(value))
+    if isinstance(value, float):
+        return ir.AttrFloat32(name, value)
+    if isinstance(value, str):
+        return ir.AttrString(name, value)
+    if isinstance(value, (list, tuple)):
+        if all(isinstance(v, int) for v in value):
+            return ir.AttrInt64s(name, [int(v) for v in value])
+        if all(isinstance(v, str) for v in value):
+            return ir.AttrStrings(name, list(value))
+        return ir.AttrFloat32s(name, [float(v) for v in value])
+    if isinstance(value, np.ndarray):
+        return ir.AttrTensor(name, ir.tensor(value))
+    return ir.convenience.convert_attribute(name, value)
+
+
+def _dtypes(
+    op: str, inputs: list[ir.Value | None], attributes: Mapping[str, Any], outputs: int
+) -> list[ir.DataType | None]:
+    """The dtypes of a node's outputs; what it gets wrong, onnx.checker's shape inference finds."""
+    first: ir.DataType | None
+    if op in _BOOL:
+        first = ir.DataType.BOOL
+    elif op in _INT64:
+        first = ir.DataType.INT64
+    elif op == "Cast":
+        first = ir.DataType(attributes["to"])
+    elif op == "ConstantOfShape":
+        value = attributes.get("value")
+        first = ir.DataType.FLOAT if value is None else ir.tensor(value).dtype
+    else:
+        source = inputs[_DTYPE_FROM.get(op, 0)] if inputs else None
+        first = source.dtype if source is not None else None
+    return [first, *[_SECOND.get(op, first)] * (outputs - 1)]

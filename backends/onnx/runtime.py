@@ -1,0 +1,102 @@
+"""Running ONNX in ONNX Runtime, and the onnx backend's inference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx_ir as ir
+import onnxruntime
+import torch
+
+from r2d2c.backends.onnx.build import Built, build
+from r2d2c.diagnostics import CompileError, Sink
+from r2d2c.lower.graphs import Lowered
+from r2d2c.model import Model
+
+LIMIT = 2**31 - 1  # what one protobuf message, and so one ONNX file, can hold
+_MISSING = re.compile(r"Could not find an implementation for (\w+)\(\d+\) node with name '([^']*)'")
+# Each of these is the machine's or ONNX Runtime's refusal of a model, as opposed to a mistake in how we call it.
+FAILURES = (
+    onnxruntime.capi.onnxruntime_pybind11_state.Fail,
+    onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
+    onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph,
+    onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented,
+    onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException,
+)
+
+
+def serialize(built: Built, name: str) -> bytes:
+    """The bytes of the file. Raises `CompileError` E607 if one file cannot hold them."""
+    if built.storage_bytes < LIMIT:
+        data = ir.to_proto(built.model).SerializeToString()
+        if len(data) <= LIMIT:
+            return data  # type: ignore[no-any-return]
+    sink = Sink()
+    sink.report(
+        "E607",
+        None,
+        f"`{name}` has {built.storage_bytes / 2**30:.1f} GiB of parameters, and one ONNX file holds less than 2 GiB",
+        fix="export it in a smaller dtype, or split the model",
+    )
+    raise CompileError(sink.diagnostics)
+
+
+def open_session(data: bytes, model: Model) -> onnxruntime.InferenceSession:
+    """A session on the CPU. Raises `CompileError` E604 if ONNX Runtime does not take the model."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except FAILURES as error:
+        raise refusal(error, model) from error
+
+
+def refusal(error: Exception, model: Model) -> CompileError:
+    """E604: what ONNX Runtime said, at the place in the spec of the node that it names."""
+    sink = Sink()
+    text = str(error).strip().splitlines()[0]
+    found = _MISSING.search(text)
+    span, notes = None, [text]
+    if found:
+        place = found[2].partition("/")[0]
+        node = next((n for n in model._inference_graph.body.nodes if n.id == place), None)
+        span = node.origin if node is not None else None
+        types = model._inference_graph.types
+        dtypes = sorted({types[v].dtype for v in (node.inputs if node else ()) if v is not None and v in types})
+        shown = ", ".join(dtypes).replace("f32", str(model._float).removeprefix("torch.")) or "this dtype"
+        message = f"ONNX Runtime has no `{found[1]}` for {shown}, which `{place}` needs"
+    else:
+        message = f"ONNX Runtime cannot run `{model.spec.name}`"
+    fix = "export the model in float32: `model.float()`" if model._float != torch.float32 or found else None
+    sink.report("E604", span, message, notes=notes, fix=fix)
+    return CompileError(sink.diagnostics)
+
+
+def run(session: onnxruntime.InferenceSession, built: Built, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The outputs by the spec's names, on the CPU."""
+    feed = {built.inputs[name]: tensor.detach().cpu().contiguous().numpy() for name, tensor in batch.items()}
+    results = session.run([built.outputs[name] for name in built.outputs], feed)
+    return {name: torch.from_numpy(r.copy()) for name, r in zip(built.outputs, results, strict=True)}
+
+
+def inference(model: Model, lowered: Lowered) -> Callable[..., dict[str, torch.Tensor]]:
+    """A function of the inputs that runs ONNX Runtime; it sees new parameters, by building anew."""
+    made: list[Any] = [None, None, None]
+
+    def function(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        state = tuple((id(t), t._version) for t in (*model.parameters(), *model.buffers()))
+        if made[0] != state:
+            built = build(model)
+            made[:] = [state, built, open_session(serialize(built, model.spec.name), model)]
+        if inputs.keys() != set(lowered.inputs):
+            raise TypeError("wrong inputs")
+        device = next((t.device for t in inputs.values()), torch.device("cpu"))
+        try:
+            return {name: out.to(device) for name, out in run(made[2], made[1], inputs).items()}
+        except FAILURES as error:
+            raise RuntimeError(str(error)) from error
+
+    return function

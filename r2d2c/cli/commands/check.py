@@ -1,0 +1,89 @@
+"""`r2d2c check`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from r2d2c.cli.console import plural, print_diagnostics, print_json
+from r2d2c.cli.load import check_file
+from r2d2c.cli.options import FormatOption, PluginOption, SetOption
+from r2d2c.diagnostics import CompileError, Diagnostic
+
+if TYPE_CHECKING:
+    from r2d2c.driver import Checked
+
+
+def command(
+    specs: Annotated[
+        list[Path], typer.Argument(metavar="SPEC...", help="One or more specs.", show_default=False)
+    ],
+    settings: SetOption = None,
+    plugins: PluginOption = None,
+    warnings: Annotated[
+        Literal["default", "error"], typer.Option("-W", help="`-W error` makes warnings errors.")
+    ] = "default",
+    format_: FormatOption = "text",
+) -> None:
+    """Find every mistake of a spec before anything runs, and show where and why.
+
+    Mistakes go to stderr and the exit code is 1; a spec without any gets a line on stdout with what is in it.
+    Nothing of PyTorch is imported.
+    """
+    results = []
+    for path in specs:
+        checked: Checked | None = None
+        diagnostics: Sequence[Diagnostic]
+        try:
+            checked = check_file(path, settings, plugins, warnings == "error")
+            diagnostics = checked.diagnostics
+        except CompileError as error:
+            diagnostics = error.diagnostics
+        if format_ == "text":
+            print_diagnostics(diagnostics)
+            if checked is not None:
+                print(f"{path}: ok. {_in_words(_counts(checked))}", flush=True)
+        results.append((path, checked, diagnostics))
+    if format_ == "json":
+        print_json({"ok": all(c is not None for _, c, _ in results), "specs": [_json(*r) for r in results]})
+    if any(checked is None for _, checked, _ in results):
+        raise typer.Exit(1)
+
+
+def _json(path: Path, checked: Checked | None, diagnostics: Sequence[Diagnostic]) -> dict[str, Any]:
+    from r2d2c.diagnostics.render import render_json
+
+    return {
+        "spec": str(path),
+        "ok": checked is not None,
+        "model": checked.name if checked is not None else None,
+        "counts": _counts(checked) if checked is not None else None,
+        "diagnostics": render_json(diagnostics),
+    }
+
+
+def _counts(checked: Checked) -> dict[str, int]:
+    from r2d2c.graph import walk
+    from r2d2c.plan import elements
+
+    graph = checked.graph
+    return {
+        "tasks": len(graph.tasks),
+        "losses": len(graph.losses),
+        "parameters": sum(elements(row.type) for row in graph.storage.values() if row.kind == "param"),
+        "ops": sum(node.op in checked.ops for _, node in walk(graph)),
+    }
+
+
+def _in_words(counts: dict[str, int]) -> str:
+    return ", ".join(
+        [
+            plural(counts["tasks"], "task"),
+            plural(counts["losses"], "loss", "losses"),
+            plural(counts["parameters"], "parameter"),
+            plural(counts["ops"], "op"),
+        ]
+    )

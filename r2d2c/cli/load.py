@@ -1,0 +1,72 @@
+"""From the arguments of a command to a checked spec. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2d2c.diagnostics import CompileError, Sink
+
+if TYPE_CHECKING:
+    from r2d2c.driver import Checked
+    from r2d2c.source import Source
+    from r2d2c.syntax.spec import Spec
+
+
+def check_file(
+    path: Path,
+    settings: Sequence[str] | None = None,
+    plugins: Sequence[Path] | None = None,
+    warnings_are_errors: bool = False,
+) -> Checked:
+    """Read and check a spec. Raises `CompileError`.
+
+    The syntax is looked at before ops and plug-ins are imported: a syntax error does not pay for them.
+    """
+    from r2d2c.syntax.files import read_source
+
+    sink = Sink(warnings_are_errors=warnings_are_errors)
+    # Arenas are many small objects without cycles; the collector would only walk them again and again.
+    gc.disable()
+    try:
+        source = read_source(path, sink, str(path))
+        if source is None:
+            raise CompileError(sink.diagnostics)
+        spec = _parse(source, sink, settings or ())
+        sink.stop_on_errors()
+        assert spec is not None
+
+        from r2d2c import driver
+        from r2d2c.ops.registry import Ops
+        from r2d2c.plugins import collect
+
+        found = collect(plugins or ())
+        return driver.check_spec(
+            spec, sink, Ops(found.ops), found.rules, path.parent, tuple(settings or ()), None
+        )
+    finally:
+        gc.enable()
+
+
+def _parse(source: Source, sink: Sink, settings: Sequence[str]) -> Spec | None:
+    # `driver.parse` does the same, but to import `driver` is to import every op.
+    from r2d2c.syntax.sections import validate
+    from r2d2c.syntax.spec import parse_spec
+    from r2d2c.syntax.yaml_tree import apply_set, compose
+
+    tree = compose(source, sink)
+    for setting in settings:
+        tree = apply_set(tree, setting, sink) if tree is not None else None
+    document = validate(tree, sink) if tree is not None else None
+    return parse_spec(document, sink) if document is not None else None
+
+
+def load(path: Path, settings: Sequence[str] | None = None, plugins: Sequence[Path] | None = None) -> Checked:
+    """As `check_file`, with the warnings printed; notes are for `check`."""
+    from r2d2c.cli.console import print_diagnostics
+
+    checked = check_file(path, settings, plugins)
+    print_diagnostics([d for d in checked.diagnostics if d.severity == "warning"], total=False)
+    return checked

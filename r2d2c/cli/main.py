@@ -1,0 +1,159 @@
+"""The entry point of the command line: the table of commands, and what becomes of every exception.
+
+Exit codes: 0 fine, 1 the spec, the data or the model is at fault, 2 wrong usage, 3 the machine, 70 a bug of ours,
+130 interrupted. Only the command that is called for is imported, so that ``--help`` and a mistake in a spec are quick.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+OK, AT_FAULT, USAGE, MACHINE, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
+
+DOC = """A compiler for neural networks that do not learn the usual way: losses, credit and learning rules are part of the
+graph. Start with `r2d2c new my.yaml`, then check, wiring, train."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A command: its module in `commands/`, what help says of it, and the heading it stands under."""
+
+    name: str
+    help: str
+    panel: str
+
+
+COMMANDS: tuple[Row, ...] = (
+    Row("new", "Write a commented spec to start from.", "Write a spec"),
+    Row("check", "Find every mistake before anything runs.", "Write a spec"),
+    Row("fmt", "Lay specs out in the one way; comments are kept.", "Write a spec"),
+    Row("explain", "Say what a diagnostic code means.", "Write a spec"),
+    Row("ops", "List and describe the ops and credit rules.", "Write a spec"),
+    Row("wiring", "Show which loss trains which parameter, and prove it.", "Look inside"),
+    Row("plan", "Show what runs when, how large it is and what it costs.", "Look inside"),
+    Row("graph", "Draw the tasks, links and losses as Mermaid or DOT.", "Look inside"),
+    Row("compile", "Print any stage: syntax, graph, training, fx, Python.", "Look inside"),
+    Row("data", "List data sources, or show what one gives.", "Train and use"),
+    Row("train", "Train a spec on data.", "Train and use"),
+    Row("eval", "Measure a trained run on data.", "Train and use"),
+    Row("predict", "Run a trained model on data.", "Train and use"),
+    Row("export", "Write a verified ONNX file.", "Train and use"),
+    Row("inspect", "Show what is in an ONNX file.", "Train and use"),
+)
+
+
+def run() -> None:
+    """The console script."""
+    # Start-up makes many objects that stay: collecting garbage among them every 700 costs 30 ms of the first 200.
+    gc.set_threshold(50_000, 20, 20)
+    # Pydantic would look through the metadata of every installed package for plug-ins of its own.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and give its exit code."""
+    arguments = list(arguments)
+    show = "--traceback" in arguments or bool(os.environ.get("R2D2C_TRACEBACK"))
+    if "--traceback" in arguments:
+        arguments.remove("--traceback")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone; nothing more can be said, and Python must not try at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return AT_FAULT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BaseException as error:
+        from r2d2c.cli.failures import report
+
+        return report(error, arguments, show)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        build(arguments)(args=arguments, prog_name="r2d2c")
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            return error.code or OK
+        raise
+    return OK
+
+
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """The application, in which only the command that ``arguments`` name is real; the rest is there for help."""
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    on_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    app = typer.Typer(
+        help=" ".join(DOC.split()),
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich" if on_terminal else None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def options(
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+        ] = False,
+        traceback: Annotated[
+            bool, typer.Option("--traceback", help="Show where an unexpected error came from.")
+        ] = False,
+    ) -> None:
+        """Options of all commands."""
+
+    for row in COMMANDS:
+        if row.name == wanted:
+            app.command(row.name, rich_help_panel=row.panel)(_function(row))
+        else:
+            app.command(row.name, help=row.help, rich_help_panel=row.panel)(_not_loaded)
+    return app
+
+
+def _not_loaded() -> None:
+    """Stands for a command that this call does not use."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from r2d2c import __version__
+
+        print(f"r2d2c {__version__}")
+        raise typer.Exit
+
+
+def _function(row: Row) -> Callable[..., Any]:
+    from importlib import import_module
+
+    name = f"r2d2c.cli.commands.{row.name}"
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return _absent(row)
+    function: Callable[..., Any] = getattr(module, "command", None) or getattr(module, row.name)
+    return function
+
+
+def _absent(row: Row) -> Callable[..., Any]:
+    def absent() -> None:
+        print(f"r2d2c: `{row.name}` is not part of this installation", file=sys.stderr)
+        raise SystemExit(USAGE)
+
+    return absent

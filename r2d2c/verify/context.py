@@ -1,0 +1,174 @@
+"""What the checks share: the graph, and what follows from it, computed when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from r2d2c.credit.record import CreditRule
+from r2d2c.diagnostics import Sink
+from r2d2c.graph import Graph, Loss, Node, Region, Value
+from r2d2c.ops.record import Op
+from r2d2c.passes.credit import AttachCredit, active_losses
+from r2d2c.passes.inline import flatten, inference_graph
+from r2d2c.passes.reach import Cone, Reach
+from r2d2c.passes.teach import linear_form, mentioned
+from r2d2c.source import Span
+from r2d2c.syntax.ast import Syntax
+from r2d2c.syntax.spec import LinkSyntax, Spec, TaskSyntax
+
+
+class Check(NamedTuple):
+    """One check. ``first``: the later ones cannot run if it reports an error."""
+
+    name: str
+    run: Callable[[Context], None]
+    first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pupil:
+    """A representative where losses read it, as a leaf of the training graph.
+
+    teachers: the losses whose gradient its parameters get; reached: those that depend on it at all.
+    """
+
+    task: str
+    leaf: Value
+    value: Value
+    cone: Cone
+    reached: frozenset[str]
+    teachers: frozenset[str]
+
+
+class Context:
+    """What a check looks at."""
+
+    def __init__(
+        self, graph: Graph, spec: Spec, ops: Mapping[str, Op], rules: Mapping[str, CreditRule], sink: Sink
+    ) -> None:
+        self.graph, self.spec, self.ops, self.rules, self.sink = graph, spec, ops, rules, sink
+
+    # -- the spec
+    @cached_property
+    def tasks(self) -> dict[str, TaskSyntax]:
+        return {task.name: task for task in self.spec.tasks}
+
+    def link_syntax(self, origin: Span | None) -> LinkSyntax | None:
+        """The entry of `links:` that a link got its credit from."""
+        return next((entry for entry in self.spec.links if entry.span == origin), None)
+
+    def bodies(self) -> Iterable[tuple[Region, Syntax]]:
+        """Every region that was written as statements, with its syntax; of a block, one instance."""
+        regions = self.graph.regions
+        for task in self.spec.tasks:
+            for name, syntax in ((task.name, task.behavior), (f"{task.name}.representative", task.representative)):
+                if syntax is not None and name in regions:
+                    yield regions[name], syntax
+        for loss in self.spec.losses:
+            if loss.body is not None and f"{loss.name}.loss" in regions:
+                yield regions[f"{loss.name}.loss"], loss.body
+        bodies = {block.signature.name: block.body for block in self.spec.blocks}
+        for region in list(regions.values()):
+            for node in region.nodes:
+                if node.op == "call" and node.attrs.get("block") in bodies:
+                    yield regions[node.attrs["region"]], bodies.pop(node.attrs["block"])
+
+    # -- the training graph, before its gradients
+    @cached_property
+    def attached(self) -> Graph:
+        return AttachCredit(self.graph, self.rules).run()
+
+    @cached_property
+    def training(self) -> Graph:
+        return flatten(self.attached)
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """The nodes of the flat training graph."""
+        return {node.id: node for node in self.training.body.nodes}
+
+    @cached_property
+    def reach(self) -> Reach:
+        return Reach(self.training, self.ops)
+
+    @cached_property
+    def losses(self) -> dict[str, Loss]:
+        """The losses that train, as values of the flat training graph."""
+        return dict(self.training.losses)
+
+    @cached_property
+    def cones(self) -> dict[str, Cone]:
+        return {name: self.reach.cone([loss.value]) for name, loss in self.losses.items()}
+
+    @cached_property
+    def dropped(self) -> set[str]:
+        """The tasks whose distance does not train, because of the credit of a link."""
+        active = active_losses(self.graph, self.rules)
+        return {loss.owner for name, loss in self.graph.losses.items() if name not in active and loss.owner}
+
+    @cached_property
+    def pupils(self) -> list[Pupil]:
+        found = []
+        for node in self.training.body.nodes:
+            if node.op != "leaf" or node.inputs[0] is None:
+                continue
+            leaf, task = Value(node.id), node.id.split(".")[0]
+            reached = frozenset(name for name, cone in self.cones.items() if leaf in cone.leaves)
+            teachers = reached
+            region = self.graph.tasks[task].teach if task in self.graph.tasks else None
+            if region is not None:
+                teach = self.graph.regions[region]
+                factors = linear_form(teach)
+                named = mentioned(teach) if factors is None else [n for n, c in factors.items() if c]
+                teachers = reached & frozenset(named)
+            cone = self.reach.cone([node.inputs[0]])
+            found.append(Pupil(task, leaf, node.inputs[0], cone, reached, teachers))
+        return found
+
+    @cached_property
+    def trained(self) -> set[str]:
+        """The parameters that some loss trains."""
+        found: set[str] = set()
+        for cone in self.cones.values():
+            found |= cone.params
+        for pupil in self.pupils:
+            if pupil.teachers:
+                found |= pupil.cone.params
+        return found
+
+    @cached_property
+    def live(self) -> set[str]:
+        """The nodes of the training graph that a loss or an output needs."""
+        wanted = [loss.value for loss in self.losses.values()]
+        wanted += [port.value for port in self.training.body.outputs]
+        return self.behind(wanted)
+
+    def behind(self, values: Iterable[Value]) -> set[str]:
+        """The nodes of the training graph that values are computed from, whether or not gradients flow."""
+        return closure(self.nodes, values)
+
+    # -- the inference graph
+    @cached_property
+    def inference(self) -> Graph:
+        return inference_graph(self.graph)
+
+
+def closure(nodes: Mapping[str, Node], values: Iterable[Value]) -> set[str]:
+    """The nodes that values depend on."""
+    found: set[str] = set()
+    stack = [value.node for value in values]
+    while stack:
+        id_ = stack.pop()
+        if id_ not in found:
+            found.add(id_)
+            stack.extend([v.node for v in nodes[id_].inputs if v is not None])
+    return found
+
+
+def listed(names: Iterable[str]) -> str:
+    """`` `a`, `b` and `c` ``."""
+    *first, last = [f"`{name}`" for name in names]
+    return f"{', '.join(first)} and {last}" if first else last

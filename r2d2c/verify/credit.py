@@ -1,0 +1,73 @@
+"""The credit of links: rules that exist, their arguments, and `feed`."""
+
+from __future__ import annotations
+
+from r2d2c.diagnostics import suggest
+from r2d2c.graph import Credit, Link
+from r2d2c.source import Span
+from r2d2c.verify.context import Context, listed
+
+
+def check_default(c: Context) -> None:
+    """The rule of `credit:`, also where no link takes it."""
+    syntax = c.spec.credit
+    if syntax is None:
+        return
+    root = syntax.nodes[syntax.root]
+    name = syntax.nodes[root.args[0]].value if root.kind == "call" else root.value
+    if name not in c.rules:
+        _unknown(c, str(name), syntax.span(syntax.root))
+
+
+def check_links(c: Context) -> None:
+    for link in c.graph.links:
+        rule = c.rules.get(link.credit.rule)
+        if rule is None:
+            _unknown(c, link.credit.rule, link.credit.origin)
+            continue
+        _arguments(c, link.credit)
+        if link.feed is not None:
+            _feed(c, link)
+
+
+def _unknown(c: Context, name: str, span: Span | None) -> None:
+    notes = [f"the rules are {listed(c.rules)}"]
+    c.sink.report("E430", span, f"there is no credit rule `{name}`", notes=notes, fix=suggest(name, c.rules))
+
+
+def _arguments(c: Context, credit: Credit) -> None:
+    rule = c.rules[credit.rule]
+    wanted = ", ".join(rule.arguments)
+    usage = f"usage: {rule.name}({wanted})" if wanted else f"usage: {rule.name}"
+    if len(credit.args) != len(rule.arguments):
+        count = len(rule.arguments)
+        takes = "no arguments" if not count else "1 argument" if count == 1 else f"{count} arguments"
+        c.sink.report("E431", credit.origin, f"the credit `{rule.name}` takes {takes}, not {len(credit.args)}", usage)
+    elif not all(isinstance(arg, (int, float, str)) for arg in credit.args):
+        c.sink.report("E431", credit.origin, f"the arguments of the credit `{rule.name}` are numbers", usage)
+
+
+def _feed(c: Context, link: Link) -> None:
+    entry, rule = c.link_syntax(link.origin), c.rules[link.credit.rule]
+    if entry is None or entry.feed is None:
+        return
+    span = entry.feed.span(entry.feed.root)
+    if not rule.takes_feed:
+        taking = [name for name, other in c.rules.items() if other.takes_feed]
+        c.sink.report(
+            "E432",
+            span,
+            f"`feed` goes with the credit {' or '.join(f'`{name}`' for name in taking)}, not with `{rule.name}`",
+            f"`{link.source_task}` would learn nothing from `{link.target}`",
+            also=[(link.credit.origin, f"this link's credit is `{rule.name}`")],
+            fix=f"write `{{credit: local, feed: {span.text}}}`, or remove `feed`",
+        )
+    elif link.feed_task != link.source_task:
+        own = c.tasks[link.source_task].representative
+        name = own.statements[-1].targets[0][0] if own and own.statements and own.statements[-1].targets else None
+        c.sink.report(
+            "E433",
+            span,
+            f"this link comes from `{link.source_task}`, and `{span.text}` is a representative of `{link.feed_task}`",
+            fix=f"feed `{link.source_task}.{name}`" if name else f"`{link.source_task}` has no representative: remove `feed`",
+        )

@@ -1,0 +1,173 @@
+"""Losses that train nothing, and parameters that nothing trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from r2d2c.graph import Loss, Node, Value
+from r2d2c.source import Span
+from r2d2c.syntax.ast import Syntax
+from r2d2c.verify.context import Context, listed
+
+
+def check_weights(c: Context) -> None:
+    weights: dict[str, Syntax | None] = {task.name: task.weight for task in c.spec.tasks}
+    weights |= {loss.name: loss.weight for loss in c.spec.losses}
+    for name, loss in c.graph.losses.items():
+        syntax = weights.get(name)
+        if syntax is None:
+            continue
+        span, weight = syntax.span(syntax.root), loss.weight
+        if not math.isfinite(weight):
+            c.sink.report("W443", span, f"the weight of the loss `{name}` is {weight}: every gradient will be too")
+        elif weight < 0:
+            c.sink.report("W443", span, f"the weight of the loss `{name}` is negative: training makes it as large as it can")
+        elif weight == 0:
+            c.sink.report("W443", span, f"the weight of the loss `{name}` is 0: it trains nothing", fix="remove the loss, or its weight")
+
+
+def check_losses(c: Context) -> None:
+    """Losses from which no gradient reaches a parameter."""
+    for name, loss in c.losses.items():
+        if not _trains(c, name):
+            _report_loss(c, name, loss)
+
+
+def _trains(c: Context, name: str) -> bool:
+    cone = c.cones[name]
+    return bool(cone.params) or any(p.leaf in cone.leaves and p.cone.params and name in p.teachers for p in c.pupils)
+
+
+def _report_loss(c: Context, name: str, loss: Loss) -> None:
+    origin = c.graph.losses[name].origin if name in c.graph.losses else loss.origin
+    blockers = cuts(c, [loss.value])
+    opaque = [node for node in blockers if node.op != "stop"]
+    if opaque:
+        shown = listed(dict.fromkeys(node.op for node in opaque))
+        c.sink.report(
+            "E441",
+            origin,
+            f"no gradient passes {shown}, so the loss `{name}` trains nothing",
+            also=_places(opaque, "no gradient passes here"),
+            fix="use what is differentiable instead: `softmax` for `argmax`, a difference for a comparison",
+        )
+        return
+    notes = []
+    stops = [node for node in blockers if node.op == "stop"]
+    if stops:
+        notes.append("a `stop` cuts every gradient of it")
+    elif not any(row.kind == "param" for row in c.graph.storage.values()):
+        notes.append("the model has no parameters that could learn")
+    c.sink.report(
+        "W442",
+        origin,
+        f"the loss `{name}` reaches no parameter, so it trains nothing",
+        also=_places(stops, "no gradient passes here"),
+        notes=notes,
+        fix="compute it from values with parameters, or remove it",
+    )
+
+
+def cuts(c: Context, values: Iterable[Value]) -> list[Node]:
+    """The nodes behind values where a gradient ends although something that learns is behind them."""
+    found: list[Node] = []
+    seen: set[str] = set()
+    stack = [value.node for value in values]
+    while stack:
+        node = c.nodes[stack.pop()]
+        if node.id in seen:
+            continue
+        seen.add(node.id)
+        inputs = [value for value in node.inputs if value is not None]
+        if any(c.reach.needs_gradient(v) for v in inputs) and not c.reach.needs_gradient(Value(node.id)):
+            found.append(node)
+        else:
+            stack.extend(value.node for value in inputs)
+    return sorted(found, key=lambda node: (node.origin.start if node.origin else 0, node.id))
+
+
+def _places(nodes: Iterable[Node], text: str) -> list[tuple[Span | None, str]]:
+    """One label a place; a block used twice has its stops once."""
+    found = {(n.origin.source.name, n.origin.start, n.origin.end): n.origin for n in nodes if n.origin is not None}
+    return [(span, text) for span in found.values()]
+
+
+# -- parameters
+
+
+def check_parameters(c: Context) -> None:
+    excused = _excused(c)
+    places: dict[str, list[str]] = {}
+    for node in c.training.body.nodes:
+        if node.op != "param" or node.id not in c.live:
+            continue
+        name = node.attrs["storage"]
+        if c.training.storage[name].kind == "param" and name not in c.trained and name not in excused:
+            places.setdefault(name.rpartition(".")[0], []).append(name.rpartition(".")[2])
+    for place, names in places.items():
+        _report_place(c, place, names)
+
+
+def _excused(c: Context) -> set[str]:
+    """Parameters behind a loss that trains nothing: that is one mistake, and reported there."""
+    ends = [loss.value for name, loss in c.losses.items() if not _trains(c, name)]
+    return {c.nodes[id_].attrs["storage"] for id_ in c.behind(ends) if c.nodes[id_].op == "param"}
+
+
+def _report_place(c: Context, place: str, names: list[str]) -> None:
+    row = c.training.storage[f"{place}.{names[0]}"]
+    maker = c.nodes.get(place)
+    span = maker.origin if maker is not None else row.origin
+    task = place.split(".")[0]
+    ends = _ends(c, {f"{place}.{name}" for name in names})
+    also: list[tuple[Span | None, str]] = []
+    notes, fix = [], "give it a loss, or say that it is meant: `frozen=true`"
+    links = {link.origin: link for link in c.graph.links if link.origin is not None}
+    for node in ends:
+        if node.origin in links and node.op in ("stop", "leaf"):
+            link = links[node.origin]
+            text = f"the credit `{link.credit.rule}` lets nothing back over this link"
+            fix = f"give `{task}` a distance, or this link another credit such as `backprop`"
+        elif node.op == "stop" and node.origin is None:
+            defaults = [link for link in c.graph.links if link.source_task == task]
+            rule = defaults[0].credit.rule if defaults else "local"
+            notes.append(f"the credit `{rule}` lets nothing back from the tasks that read `{task}`")
+            fix = f"give `{task}` a distance"
+            continue
+        else:
+            text = f"no gradient passes `{node.op}`"
+        also.append((node.origin, text))
+    if task in c.dropped:
+        rule = next(link.credit.rule for link in c.graph.links if link.source_task == task)
+        notes.append(f"the distance of `{task}` is dropped by the credit `{rule}`; `keep: own` keeps it")
+    elif not ends:
+        notes.append("what it computes reaches outputs only")
+    has = f"its {names[0]} is" if len(names) == 1 else f"its {' and '.join(names)} are"
+    unique = list({(s.start, t): (s, t) for s, t in also if s is not None}.values())
+    c.sink.report(
+        "W440", span, f"no loss reaches `{place}`: {has} never trained", also=unique, notes=dict.fromkeys(notes), fix=fix
+    )
+
+
+def _ends(c: Context, names: set[str]) -> list[Node]:
+    """Where the gradients on the way from losses to some parameters end."""
+    readers: dict[str, list[Node]] = {}
+    for node in c.training.body.nodes:
+        for value in node.inputs:
+            if value is not None:
+                readers.setdefault(value.node, []).append(node)
+    stack = [n.id for n in c.training.body.nodes if n.op == "param" and n.attrs["storage"] in names]
+    seen: set[str] = set()
+    found: list[Node] = []
+    while stack:
+        id_ = stack.pop()
+        for node in readers.get(id_, ()):
+            if node.id in seen or node.id not in c.live:
+                continue
+            seen.add(node.id)
+            if c.reach.needs_gradient(Value(node.id)) and node.op != "leaf":
+                stack.append(node.id)
+            else:
+                found.append(node)
+    return found
