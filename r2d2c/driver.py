@@ -34,6 +34,14 @@ class Checked:
     def name(self) -> str:
         return self.graph.name
 
+    def __deepcopy__(self, memo: object) -> Checked:
+        return self  # it is frozen
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Records hold functions, which do not pickle: a copy in another process checks the text again.
+        source, extra = self.spec.source, self.ops.extra
+        return _check_again, (source.name, source.text, self.folder, self.settings, extra, self.rules, self.graph.seed)
+
 
 def parse(source: Source, sink: Sink, folder: Path | None = None, settings: Sequence[str] = ()) -> Spec | None:
     """Text to syntax. Mistakes are in the sink."""
@@ -92,6 +100,18 @@ def check_spec(
     graph = verify(graph, spec, ops, rules, sink)
     sink.stop_on_errors()
     return Checked(spec, graph, ops, tuple(sink.diagnostics), folder, settings, rules)
+
+
+def _check_again(
+    name: str,
+    text: str,
+    folder: Path,
+    settings: tuple[str, ...],
+    ops: tuple[Op, ...],
+    rules: tuple[CreditRule, ...],
+    seed: int,
+) -> Checked:
+    return check_source(Source(name, text), folder=folder, settings=settings, ops=ops, rules=rules, seed=seed)
 
 
 def read(path: Path, shown: str | None = None) -> Source:

@@ -228,7 +228,8 @@ class _Inference:
         for use in reversed(self.uses):
             if "block" in use.attrs:
                 also.append((use.origin, f"in this use of `{use.attrs['block']}`"))
-        self.sink.report("E301", node.origin, f"`{node.op}`: {error}", also=also, fix=error.fix)
+        message = str(error) if f"`{node.op}`" in str(error) else f"`{node.op}`: {error}"
+        self.sink.report("E301", node.origin, message, also=also, fix=error.fix)
 
     def _check_losses(self) -> None:
         for loss in self.graph.losses.values():

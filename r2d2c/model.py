@@ -60,8 +60,7 @@ class Model(torch.nn.Module):
     def __init__(self, checked: Checked, backend: str = "eager") -> None:
         super().__init__()
         self._spec = checked
-        self._backend: Backend = find_backend(backend)
-        self._inference_graph = inference_graph(checked.graph)
+        self._backend_name = find_backend(backend).name
         self._step = 0
         self._float = torch.float32
         for name, row in checked.graph.storage.items():
@@ -84,8 +83,13 @@ class Model(torch.nn.Module):
             module._buffers[last] = tensor
 
     def __getstate__(self) -> dict[str, Any]:
-        # Compiled functions hold this module's own dicts: a copy compiles its own.
-        return {**self.__dict__, "_compiled": {}}
+        # Compiled functions hold this module's own dicts, and graphs come from the spec: a copy makes its own.
+        derived = ("_training_graph", "_inference_graph")
+        return {k: v for k, v in self.__dict__.items() if k not in derived} | {"_compiled": {}}
+
+    @property
+    def _backend(self) -> Backend:
+        return find_backend(self._backend_name)
 
     @property
     def spec(self) -> Checked:
@@ -99,6 +103,10 @@ class Model(torch.nn.Module):
 
     def _credit_rules(self) -> Mapping[str, CreditRule]:
         return credit_rules(self._spec.rules)
+
+    @cached_property
+    def _inference_graph(self) -> Graph:
+        return inference_graph(self._spec.graph)
 
     @cached_property
     def _training_graph(self) -> Graph:

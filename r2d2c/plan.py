@@ -89,7 +89,9 @@ def plan(
     training = training_graph(graph, checked.ops, rules)
     inference = inference_graph(graph)
     known = {name: (low + high) // 2 for name, (low, high) in graph.ranges.items()} | dict(sizes or {})
-    used = {s for type_ in training.types.values() for d in type_.dims if isinstance(d, Dim) for s in d.symbols()}
+    used = {
+        s for type_ in training.types.values() for d in type_.dims if isinstance(d, Dim) for s in d.symbols()
+    }
     one = dict.fromkeys(used, 1) | known | {"B": 1}
     counter = _Counter(training, Signatures(checked.ops))
     visits = []
@@ -122,7 +124,10 @@ def _owners(graph: Graph, inference: set[str]) -> Iterable[OwnerPlan]:
     for owner, names in rows.items():
         types = [graph.storage[name].type for name in names]
         yield OwnerPlan(
-            owner, sum(map(elements, types)), sum(map(size_of, types)), any(name in inference for name in names)
+            owner,
+            sum(map(elements, types)),
+            sum(map(size_of, types)),
+            any(name in inference for name in names),
         )
 
 

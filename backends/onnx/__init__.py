@@ -10,22 +10,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from r2d2c.backends.onnx.export import ExportReport
+    from .export import ExportReport
     from r2d2c.lower.graphs import Lowered
     from r2d2c.model import Model
 
 
 # onnx and onnxruntime are imported when they are used: naming a backend must not pay for them.
 def _inference(model: Model, lowered: Lowered) -> Callable[..., dict[str, Any]]:
-    from r2d2c.backends.onnx.runtime import inference
+    from .runtime import inference
 
     return inference(model, lowered)
 
 
 def _export(model: Model, path: Path, **options: Any) -> ExportReport:
-    from r2d2c.backends.onnx.export import export
+    from .export import export
 
     return export(model, path, **options)
 
 
-BACKEND = Backend("onnx", "ONNX Runtime, for inference only; and the ONNX files of `export`.", _inference, export=_export)
+BACKEND = Backend(
+    "onnx", "ONNX Runtime, for inference only; and the ONNX files of `export`.", _inference, export=_export
+)

@@ -11,8 +11,8 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 import r2d2c
-from r2d2c.backends.onnx.context import OnnxContext, onnx_shape
-from r2d2c.backends.onnx.fallback import ask_torch
+from .context import OnnxContext, onnx_shape
+from .fallback import ask_torch
 from r2d2c.graph import Value
 from r2d2c.infer import Signatures
 from r2d2c.model import Model
@@ -54,7 +54,10 @@ class _Writer:
         self.o = OnnxContext(self.graph, self.signatures, model._float)
         self.nodes = {node.id: node for node in self.graph.body.nodes}
         self.ports = {port.name: port.value for port in self.graph.body.inputs}
-        self.tensors: dict[str, torch.Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.tensors: dict[str, torch.Tensor] = {
+            **dict(model.named_parameters()),
+            **dict(model.named_buffers()),
+        }
         self.stored: dict[str, ir.Value] = {}
 
     def run(self) -> Built:
@@ -72,7 +75,12 @@ class _Writer:
                 self._value(Value(fx_node.meta["r2d2c"][0].id))
         results = self._outputs(outputs)
         graph = ir.Graph(
-            o.inputs, results, nodes=o.nodes, initializers=o.initializers, opset_imports=o.opsets, name=self.graph.name
+            o.inputs,
+            results,
+            nodes=o.nodes,
+            initializers=o.initializers,
+            opset_imports=o.opsets,
+            name=self.graph.name,
         )
         doc = self.model.spec.spec.document.doc
         tasks = list(self.graph.tasks)

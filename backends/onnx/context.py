@@ -90,7 +90,9 @@ class OnnxContext:
     # -- what records call
     def __call__(self, op: str, *inputs: Given | None, outputs: int = 1, **attributes: Any) -> Any:
         """Add a node of the default domain; its output, a tuple of them if there are several."""
-        like = next((v.dtype for v in inputs if isinstance(v, ir.Value) and v.dtype != ir.DataType.BOOL), None)
+        like = next(
+            (v.dtype for v in inputs if isinstance(v, ir.Value) and v.dtype != ir.DataType.BOOL), None
+        )
         given = [v if v is None or isinstance(v, ir.Value) else self._number(v, like) for v in inputs]
         while given and given[-1] is None:
             given.pop()
@@ -103,7 +105,9 @@ class OnnxContext:
             metadata_props=dict(self._props),
         )
         self.nodes.append(node)
-        for position, (made, dtype) in enumerate(zip(node.outputs, _dtypes(op, given, attributes, outputs), strict=True)):
+        for position, (made, dtype) in enumerate(
+            zip(node.outputs, _dtypes(op, given, attributes, outputs), strict=True)
+        ):
             if dtype is not None:
                 made.type = ir.TensorType(dtype)
             if self._node is None:
@@ -144,7 +148,9 @@ class OnnxContext:
         """The types of the op's outputs."""
         assert self._node is not None
         types = self.graph.types
-        return tuple(types[v] for p in range(len(self._node.outputs)) if (v := Value(self._node.id, p)) in types)
+        return tuple(
+            types[v] for p in range(len(self._node.outputs)) if (v := Value(self._node.id, p)) in types
+        )
 
     def dtype_of(self, value: Given) -> str:
         """The dtype's name."""
@@ -183,7 +189,9 @@ class OnnxContext:
 
     # -- building
     def initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
         self.initializers.append(value)
         return value
 
@@ -210,7 +218,9 @@ class OnnxContext:
         """What follows is added for this op, until `end`."""
         task = node.id.partition(".")[0]
         self._node, self._first = node, len(self.nodes)
-        self._props = _properties(statement_name(node), node.origin, task if task in self.graph.tasks else None)
+        self._props = _properties(
+            statement_name(node), node.origin, task if task in self.graph.tasks else None
+        )
 
     def end(self, results: tuple[Given, ...]) -> None:
         """Record the results of the op and give what it added its names."""
@@ -233,7 +243,9 @@ class OnnxContext:
         main = result.producer() if isinstance(result, ir.Value) else None
         for one in made:
             if one.name is None:
-                one.name = self.unique(f"node:{node.id}" if one is main else f"node:{node.id}/{one.op_type}")[5:]
+                one.name = self.unique(f"node:{node.id}" if one is main else f"node:{node.id}/{one.op_type}")[
+                    5:
+                ]
             for output in one.outputs:
                 if output.name is None:
                     output.name = self.unique(f"{node.id}/{one.op_type}")

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 import torch.fx as fx
 
-from r2d2c.backends.onnx.context import OPSET, OnnxContext
+from .context import OPSET, OnnxContext
 from r2d2c.diagnostics import CompileError, Sink
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.infer import Signature, Signatures
@@ -46,7 +46,14 @@ def ask_torch(
     ]
     given = list(dict(given).items())
     try:
-        program = _export(node, signature, graph, model, given, {v: x for v, x in zip(node.inputs, inputs, strict=True) if v})
+        program = _export(
+            node,
+            signature,
+            graph,
+            model,
+            given,
+            {v: x for v, x in zip(node.inputs, inputs, strict=True) if v},
+        )
     except Exception as error:  # the exporter raises whatever the op's own code makes it raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         sink.report(
@@ -79,7 +86,9 @@ def _export(
         type_ = graph.types[value]
         dtype = model._float if type_.dtype == "f32" else TORCH_DTYPES[type_.dtype]
         examples.append(torch.ones([evaluate(dim, sizes) for dim in type_.dims], dtype=dtype))
-        dynamic.append({axis: torch.export.Dim.AUTO for axis, dim in enumerate(type_.dims) if isinstance(dim, Dim)})
+        dynamic.append(
+            {axis: torch.export.Dim.AUTO for axis, dim in enumerate(type_.dims) if isinstance(dim, Dim)}
+        )
     b.add(node)
     results = [b.env[Value(node.id, port)] for port in range(len(node.outputs))]
     b.fx.output(tuple(results))
@@ -92,7 +101,12 @@ def _export(
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                module, tuple(examples), dynamo=True, opset_version=OPSET, dynamic_shapes=tuple(dynamic), verbose=False
+                module,
+                tuple(examples),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=tuple(dynamic),
+                verbose=False,
             )
     finally:
         logger.setLevel(level)
@@ -113,7 +127,9 @@ def _splice(o: OnnxContext, program: ir.Model, inputs: list[ir.Value]) -> tuple[
         assert tensor is not None and value.name is not None
         found = o.const(tensor.numpy(), o.dtype_of(value)) if tensor.size <= 16 else None
         if found is None:
-            found = o.initializer(o.unique(f"const/{value.name}"), ir.Tensor(tensor.numpy(), dtype=tensor.dtype))
+            found = o.initializer(
+                o.unique(f"const/{value.name}"), ir.Tensor(tensor.numpy(), dtype=tensor.dtype)
+            )
         ir.convenience.replace_all_uses_with(value, found)
         results = [found if r is value else r for r in results]
     for node in list(graph):

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 
-from r2d2c.backends.onnx.build import Built, build
+from .build import Built, build
 from r2d2c.diagnostics import CompileError, Sink
 from r2d2c.lower.graphs import Lowered
 from r2d2c.model import Model
@@ -65,7 +65,9 @@ def refusal(error: Exception, model: Model) -> CompileError:
         node = next((n for n in model._inference_graph.body.nodes if n.id == place), None)
         span = node.origin if node is not None else None
         types = model._inference_graph.types
-        dtypes = sorted({types[v].dtype for v in (node.inputs if node else ()) if v is not None and v in types})
+        dtypes = sorted(
+            {types[v].dtype for v in (node.inputs if node else ()) if v is not None and v in types}
+        )
         shown = ", ".join(dtypes).replace("f32", str(model._float).removeprefix("torch.")) or "this dtype"
         message = f"ONNX Runtime has no `{found[1]}` for {shown}, which `{place}` needs"
     else:
@@ -75,7 +77,9 @@ def refusal(error: Exception, model: Model) -> CompileError:
     return CompileError(sink.diagnostics)
 
 
-def run(session: onnxruntime.InferenceSession, built: Built, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def run(
+    session: onnxruntime.InferenceSession, built: Built, batch: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """The outputs by the spec's names, on the CPU."""
     feed = {built.inputs[name]: tensor.detach().cpu().contiguous().numpy() for name, tensor in batch.items()}
     results = session.run([built.outputs[name] for name in built.outputs], feed)

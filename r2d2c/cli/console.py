@@ -27,6 +27,7 @@ def colored(stream: TextIO) -> bool:
 
 def print_diagnostics(diagnostics: Iterable[Diagnostic], *, total: bool = True) -> None:
     """Diagnostics on stderr, each with its source lines, then ``2 errors, 1 warning``."""
+    from r2d2c.diagnostics.catalog import CATALOG
     from r2d2c.diagnostics.render import render_text, summary
 
     found = list(diagnostics)
@@ -35,7 +36,7 @@ def print_diagnostics(diagnostics: Iterable[Diagnostic], *, total: bool = True) 
         print(render_text(diagnostic, color), end="\n\n", file=sys.stderr)
     if found and total:
         print(summary(found), file=sys.stderr)
-        codes = list(dict.fromkeys(d.code for d in found if d.severity == "error"))
+        codes = [d.code for d in found if d.severity == "error" and d.code in CATALOG]
         if codes:
             print(f"`r2d2c explain {codes[0]}` says more.", file=sys.stderr)
 

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file.", show_default=False)]
+SpecArgument = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file.", show_default=False)
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -4,4 +4,92 @@ from __future__ import annotations
 
 from r2d2c.diagnostics.entry import Entry
 
-EXPORT: tuple[Entry, ...] = ()
+EXPORT: tuple[Entry, ...] = (
+    Entry(
+        "E601",
+        "the ONNX model differs from PyTorch",
+        """\
+Every export is run in ONNX Runtime beside the PyTorch module, on random inputs of several batch sizes. An
+output differed by more than the tolerance, which is relative to the largest number in that output. No file was
+written. The message names the output, the batch size and the difference.
+
+A difference just above the tolerance is rounding: a deep model may need `tolerance=1e-3`. A large one is a
+mistake in the ONNX form of an op; a plug-in's op is the first to look at.""",
+    ),
+    Entry(
+        "E602",
+        "the ONNX file exists",
+        """\
+An export never replaces a file unless it is told to. Choose another name, or:
+
+    r2d2c.export(model, "m.onnx", overwrite=True)""",
+    ),
+    Entry(
+        "E603",
+        "the ONNX model is not valid",
+        """\
+onnx.checker, or its shape inference, refused the model that was written. If a plug-in's op is in it, its `onnx`
+function makes nodes whose result is not of the type that its shape rule says. Else it is a mistake in r2d2c:
+please report it with the spec.""",
+    ),
+    Entry(
+        "E604",
+        "ONNX Runtime cannot run the model",
+        """\
+The model is valid ONNX, but ONNX Runtime has no implementation of an op for its dtype, or refuses a shape. On
+the CPU it has few kernels for bfloat16 and some are missing for float64 and small integers.
+
+    r2d2c.export(model.float(), "m.onnx")      # export in float32""",
+    ),
+    Entry(
+        "E605",
+        "an op without ONNX form needs onnxscript",
+        """\
+A plug-in's op has no ONNX form of its own. torch.onnx.export can write such an op, and needs the package
+onnxscript for it, which is not installed.
+
+    pip install onnxscript
+
+Or give the op's record an `onnx` function: `lambda o, a: o("Tanh", a.x)`.""",
+    ),
+    Entry(
+        "E606",
+        "an op cannot be written as ONNX",
+        """\
+The op has no ONNX form of its own, and torch.onnx.export, asked for this op alone, failed. The message has its
+reason. Give the op's record an `onnx` function: `lambda o, a: o("Tanh", a.x)`.""",
+    ),
+    Entry(
+        "E607",
+        "too large for one ONNX file",
+        """\
+An ONNX file is one protobuf message, which holds less than 2 GiB. Weights in files beside it are not written
+by r2d2c: export in a smaller dtype, or split the model into specs of their own.""",
+    ),
+    Entry(
+        "E608",
+        "the model runs at none of the sizes tried",
+        """\
+An export is verified on random inputs of several sizes, and the PyTorch module itself failed on all of them: a
+window that is longer than the sequence, say. Give batch sizes at which it runs:
+
+    r2d2c.export(model, "m.onnx", batch_sizes=(16, 32))""",
+    ),
+    Entry(
+        "E609",
+        "no place to write the ONNX file",
+        "The path of the ONNX file is a folder, or lies in a folder that does not exist.",
+    ),
+    Entry(
+        "E610",
+        "the model file cannot be read",
+        "The file is missing, is a folder, or may not be read.",
+    ),
+    Entry(
+        "E611",
+        "not an ONNX file",
+        """\
+The file is empty, cut off, damaged, or of another format: checkpoints (`.safetensors`), PyTorch files (`.pt`) and
+runs are not ONNX. `r2d2c export RUN -o m.onnx` makes one from a run.""",
+    ),
+)

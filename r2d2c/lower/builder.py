@@ -67,6 +67,7 @@ class FxBuilder:
         self._name = ""
         self._trace: str | None = None
         self._parameters: dict[str, fx.Node] = {}
+        self._placeholders: set[str] = set()
         self._create = self.fx.create_node
 
     # -- what records call
@@ -164,7 +165,11 @@ class FxBuilder:
         return node
 
     def placeholder(self, name: str, value: Value | None = None) -> fx.Node:
-        node = self._create("placeholder", identifier(name), (), {}, identifier(name))
+        word = identifier(name)
+        while word in self._placeholders:
+            word += "_"
+        self._placeholders.add(word)
+        node = self._create("placeholder", word, (), {}, word)
         if value is not None:
             self.env[value] = node
             type_ = self.graph.types.get(value)

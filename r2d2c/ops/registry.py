@@ -63,7 +63,8 @@ class Ops(Mapping[str, Op]):
     """The ops a spec may use: the built-in ones, then those added."""
 
     def __init__(self, extra: Iterable[Op] = ()) -> None:
-        self._ops = builtin() | {op.name: op for op in extra}
+        self.extra = tuple(extra)
+        self._ops = builtin() | {op.name: op for op in self.extra}
 
     def __getitem__(self, name: str) -> Op:
         return self._ops[name]

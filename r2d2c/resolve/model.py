@@ -11,7 +11,7 @@ from r2d2c.graph import Credit, Graph, Link, Loss, Metric, Node, Port, Region, T
 from r2d2c.ops.record import Op
 from r2d2c.resolve.dims import declare_dims, port_types
 from r2d2c.resolve.evaluate import Evaluator
-from r2d2c.resolve.order import order_tasks
+from r2d2c.resolve.order import order_tasks, reads
 from r2d2c.resolve.program import Block, Program
 from r2d2c.resolve.region import RegionBuilder
 from r2d2c.resolve.results import FAILED, Failed, OpRef, Placed, Unknown, UnknownCall
@@ -172,6 +172,8 @@ class _Resolver:
             span = task.distance.span(task.distance.root)
             self.losses[task.name] = Loss(task.name, value, weight, task.name, span)
             self._update(task.name, loss=task.name)
+        else:
+            self.scopes.failed_losses.add(task.name)
 
     def _loss(self, loss: LossSyntax) -> None:
         region = self.scopes.loss(f"{loss.name}.loss", loss.name)
@@ -184,6 +186,8 @@ class _Resolver:
             weight = self._number(loss.weight, "weight")
             span = loss.value.span(loss.value.root)
             self.losses[loss.name] = Loss(loss.name, value, weight, None, span)
+        else:
+            self.scopes.failed_losses.add(loss.name)
 
     def _teach(self, task: TaskSyntax) -> None:
         if task.teach is None:
@@ -217,8 +221,12 @@ class _Resolver:
         if isinstance(result, (Unknown, OpRef)):
             return Credit(result.name, (), span)
         if isinstance(result, UnknownCall):
+            if result.keywords:
+                names = ", ".join(key for key, _ in result.keywords)
+                self.sink.report("E431", span, f"the arguments of a credit rule have no names: `{names}`", fix=f"write `{result.name}(…)` with the values alone")
             return Credit(result.name, result.args, span)
-        self.sink.report("E412", span, "a credit is the name of a rule, such as `backprop` or `local`")
+        if not isinstance(result, Failed):
+            self.sink.report("E412", span, "a credit is the name of a rule, such as `backprop` or `local`")
         return None
 
     def _annotate_links(self) -> None:
@@ -251,15 +259,23 @@ class _Resolver:
         if target not in self.tasks:
             self.sink.report("E414", span, f"there is no task `{target}`", fix=suggest(target, self.tasks))
             return
-        reads = sorted({name for link, name in links if link.target == target})
-        label = f"`{target}` reads " + (", ".join(f"`{r}`" for r in reads) if reads else "no other task")
-        self.sink.report("E414", span, f"`{target}` does not read `{source}`", label, fix=suggest(source, reads or names))
+        if source.partition(".")[0] == target:
+            self.sink.report("E434", span, f"a link leads from one task to another, and this one from `{target}` to itself", fix="remove it")
+            return
+        behavior = next((task.behavior for task in self.spec.tasks if task.name == target), None)
+        failed = any(isinstance(v, Failed) for v in self.scopes.builders[target].names.values())
+        if failed and source.partition(".")[0] in reads(behavior, self.tasks):
+            return  # it would read it, if that had not failed
+        read = sorted({name for link, name in links if link.target == target})
+        label = f"`{target}` reads " + (", ".join(f"`{r}`" for r in read) if read else "no other task")
+        self.sink.report("E414", span, f"`{target}` does not read `{source}`", label, fix=suggest(source, read or names))
 
     def _feed(self, syntax: Syntax) -> tuple[Value, str] | None:
         span = syntax.span(syntax.root)
         name = syntax.dotted(syntax.root)
         found = self.scopes.representative_value(name) if name else None
-        if found is None:
+        task, _, value = (name or "").partition(".")
+        if found is None and not self.scopes.failed(task, value):
             known = self.scopes.representative_names()
             self.sink.report("E415", span, "`feed` names a representative, such as `encode.r`", fix=suggest(name or "", known))
         return found

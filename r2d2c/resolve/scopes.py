@@ -23,6 +23,8 @@ class ModelScopes:
         # Builders by region name; a representative's region is `TASK.representative`.
         self.builders: dict[str, RegionBuilder] = {}
         self._losses: dict[str, Loss] = {}
+        # Losses that were reported, so that what names them stays silent.
+        self.failed_losses: set[str] = set()
 
     # -- what crosses
     def main_value(self, port: str) -> Value:
@@ -43,7 +45,8 @@ class ModelScopes:
                 return region
         return None
 
-    def _failed(self, task: str, name: str) -> bool:
+    def failed(self, task: str, name: str) -> bool:
+        """Whether a value of a task has been reported, and what reads it stays silent."""
         regions = (self.builders.get(task), self.builders.get(f"{task}.representative"))
         return any(region is not None and isinstance(region.names.get(name), Failed) for region in regions)
 
@@ -52,7 +55,13 @@ class ModelScopes:
         return region is not None and name in region.names
 
     def _representative_declares(self, task: str, name: str) -> bool:
-        syntax = self.tasks[task].representative if task in self.tasks else None
+        return self._declares(task, name, behaviors=False)
+
+    def _declares(self, task: str, name: str, behaviors: bool) -> bool:
+        syntaxes = self.tasks.get(task)
+        if syntaxes is None:
+            return False
+        syntax = syntaxes.behavior if behaviors else syntaxes.representative
         return syntax is not None and any(t[0] == name for s in syntax.statements for t in s.targets)
 
     def _make(self, name: str, kind: Any, place: str, outside: Any, origin: Any) -> RegionBuilder:
@@ -90,8 +99,11 @@ class ModelScopes:
             return None
         if not dot:
             return Path(name)
-        if self._failed(task, value):
+        if self.failed(task, value):
             return Failed()
+        unmade = task if behaviors else f"{task}.representative"
+        if unmade not in self.builders and task != own and self._declares(task, value, behaviors):
+            return Failed()  # tasks that read each other in a circle
         is_representative = self._representative_declares(task, value)
         if behaviors and is_representative:
             return Forbidden("E402", f"a behavior cannot read the representative `{name}`: it comes from the target", f"train on it with `links: {task}.… -> {own}: {{credit: local, feed: {name}}}`")
@@ -111,7 +123,7 @@ class ModelScopes:
             if own is not None and "." not in wanted:
                 if self._owner(own, wanted) is not None:
                     return region.port(f"{own}.{wanted}")
-                if self._failed(own, wanted):
+                if self.failed(own, wanted):
                     return Failed()
             if wanted in self.inputs or wanted in self.targets:
                 return region.port(wanted)
@@ -119,7 +131,7 @@ class ModelScopes:
             if task in self.tasks:
                 if not dot:
                     return Path(wanted)
-                if self._failed(task, value):
+                if self.failed(task, value):
                     return Failed()
                 return region.port(wanted) if self._owner(task, value) is not None else None
             return None
@@ -132,6 +144,10 @@ class ModelScopes:
         def outside(region: RegionBuilder, wanted: str) -> Any:
             if wanted == "*":
                 return list(losses)
+            if wanted in self.failed_losses:
+                return Failed()
+            if wanted in self.tasks and wanted not in losses:
+                return Forbidden("E419", f"`{wanted}` has no distance, so it teaches nothing", "name tasks with a distance, and losses")
             return region.port(wanted) if wanted in losses else None
 
         return self._make(f"{task}.teach", "teach", f"{task}.teach", outside, None)

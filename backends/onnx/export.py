@@ -1,0 +1,108 @@
+"""`r2d2c.export`: build, check, verify against PyTorch, and only then write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .build import build
+from .context import OPSET
+from .runtime import serialize
+from .verify import check_model, verify
+from r2d2c.diagnostics import CompileError, Sink
+from r2d2c.model import Model
+from r2d2c.train.atomic import write_atomic
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """A written ONNX file.
+
+    max_difference: by output, the largest difference from PyTorch relative to the output's scale.
+    sizes: the sizes of run-time dims it was compared at. skipped: sizes that PyTorch itself refused.
+    outputs: ONNX names by the spec's; they differ for an output that is named like an input.
+    """
+
+    path: Path
+    nodes: int
+    opset: int
+    parameters: int
+    bytes: int
+    max_difference: dict[str, float]
+    batch_sizes: tuple[int, ...]
+    sizes: tuple[dict[str, int], ...]
+    skipped: tuple[dict[str, int], ...]
+    outputs: dict[str, str]
+
+    def json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {**asdict(self), "path": str(self.path)}
+
+    def text(self) -> str:
+        """One line a fact."""
+        worst = max(self.max_difference.values(), default=0.0)
+        compared = "; ".join(
+            ", ".join(f"{n}={s}" for n, s in sizes.items()) or "fixed sizes" for sizes in self.sizes
+        )
+        return (
+            f"{self.path}: {self.nodes} nodes, {self.parameters:,} parameters, {self.bytes:,} bytes, opset {self.opset}\n"
+            f"verified against PyTorch at {compared}: largest difference {worst:.1e}"
+        )
+
+
+def export(
+    model: Model,
+    path: Path,
+    *,
+    tolerance: float = 1e-4,
+    batch_sizes: Sequence[int] = (1, 2, 7),
+    overwrite: bool = False,
+) -> ExportReport:
+    """Write the inference graph as ONNX, verified.
+
+    tolerance: the largest difference from PyTorch allowed, relative to the largest number of each output.
+    overwrite: replace a file that is there.
+
+    Raises `CompileError`, and then writes nothing: E601 (differs), E602 (the file exists), E603 (not valid),
+    E604 (ONNX Runtime cannot run it), E605 and E606 (an op without ONNX form), E607 (too large), E608 (does not
+    run), E609 (no such folder). `OSError` of the disk comes through, with an old file untouched.
+    """
+    path = Path(path)
+    _check_target(path, overwrite)
+    built = build(model)
+    data = serialize(built, model.spec.name)
+    check_model(data, model.spec.name)
+    seen = verify(model, built, data, tolerance, batch_sizes)
+    _check_target(path, overwrite)  # it may have come into being meanwhile
+    write_atomic(path, data)
+    return ExportReport(
+        path,
+        built.model.graph.num_nodes(),
+        OPSET,
+        built.parameters,
+        len(data),
+        {name: difference for name, (difference, _) in seen.differences.items()},
+        tuple(dict.fromkeys(sizes["B"] for sizes in seen.ran if "B" in sizes)),
+        tuple(seen.ran),
+        tuple(seen.skipped),
+        built.outputs,
+    )
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    sink = Sink()
+    if path.is_dir():
+        sink.report(
+            "E609",
+            None,
+            f"{path} is a folder, and the ONNX file needs a name",
+            fix=f"write to {path / 'model.onnx'}",
+        )
+    elif not path.parent.is_dir():
+        sink.report("E609", None, f"there is no folder {path.parent} to write {path.name} to")
+    elif path.exists() and not overwrite:
+        sink.report("E602", None, f"{path} exists", fix="choose another name, or allow overwriting it")
+    if sink.failed:
+        raise CompileError(sink.diagnostics)

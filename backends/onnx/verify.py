@@ -1,0 +1,166 @@
+"""Holding an ONNX model against the PyTorch module it was written from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import torch
+
+from r2d2c.backend import find_backend
+from .build import Built
+from .runtime import FAILURES, open_session, refusal, run
+from r2d2c.diagnostics import CompileError, Sink
+from r2d2c.model import Model
+from r2d2c.sampling import random_batch, run_time_sizes
+from r2d2c.types import Dim
+
+# Sizes of run-time dims other than the batch: odd, different, and the first ones large enough for most windows.
+OTHER_SIZES = (12, 7, 17)
+# Below this an output counts as zero when differences are related to its scale.
+LEAST_SCALE = 1e-3
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What a verification saw.
+
+    differences: by output, the largest difference relative to the output's scale over all runs, with the sizes where it was.
+    ran: the sizes that were compared; skipped: those that the PyTorch module itself refuses.
+    """
+
+    differences: dict[str, tuple[float, dict[str, int]]] = field(default_factory=dict)
+    ran: list[dict[str, int]] = field(default_factory=list)
+    skipped: list[dict[str, int]] = field(default_factory=list)
+
+
+def check_model(data: bytes, name: str) -> None:
+    """onnx.checker with strict shape inference. Raises `CompileError` E603."""
+    try:
+        onnx.checker.check_model(data, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        sink = Sink()
+        notes = [line.strip() for line in str(error).splitlines() if line.strip()][:4]
+        sink.report("E603", None, f"the ONNX model of `{name}` is not valid", notes=notes)
+        raise CompileError(sink.diagnostics) from error
+
+
+def verify(
+    model: Model, built: Built, data: bytes, tolerance: float, batch_sizes: Sequence[int]
+) -> Comparison:
+    """Compare outputs on random inputs of several sizes.
+
+    Raises `CompileError`: E601 if an output differs by more than ``tolerance`` times its scale, E604 if ONNX Runtime
+    cannot run the model, E608 if the module runs at none of the sizes.
+    """
+    session = open_session(data, model)
+    module: Callable[..., dict[str, Any]] = find_backend("eager").inference(model, model._inference_lowered)
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    dtype = model._float
+    found = Comparison()
+    pairs: dict[str, list[tuple[torch.Tensor, torch.Tensor, dict[str, int]]]] = {n: [] for n in built.outputs}
+    problem: Exception | None = None
+    for seed, sizes in enumerate(size_choices(model, batch_sizes)):
+        batch = random_batch(model._inference_graph, seed, sizes, dtype)
+        try:
+            with torch.no_grad():
+                expected = module(**{name: tensor.to(device) for name, tensor in batch.items()})
+        except (RuntimeError, IndexError, ValueError) as error:
+            # Too short a sequence for a window, say: no ONNX file can do better.
+            found.skipped.append(sizes)
+            problem = error
+            continue
+        try:
+            got = run(session, built, batch)
+        except FAILURES as error:
+            raise refusal(error, model) from error
+        found.ran.append(sizes)
+        for name, tensor in expected.items():
+            pairs[name].append((torch.as_tensor(tensor).cpu(), got[name], sizes))
+    if not found.ran:
+        sink = Sink()
+        shown = "; ".join(_shown(sizes) for sizes in found.skipped)
+        sink.report(
+            "E608",
+            None,
+            f"`{model.spec.name}` runs at none of the sizes tried: {shown}",
+            notes=[str(problem)],
+        )
+        sink.stop_on_errors()
+    found.differences = {name: _largest(runs) for name, runs in pairs.items()}
+    _judge(found, max(tolerance, _rounding(dtype)), model.spec.name)
+    return found
+
+
+def size_choices(model: Model, batch_sizes: Sequence[int]) -> Iterator[dict[str, int]]:
+    """Sizes for all run-time dims: each batch size, with other sizes of the other dims each time."""
+    graph = model._inference_graph
+    symbols: set[str] = set()
+    for port in graph.body.inputs:
+        for dim in graph.types[port.value].dims:
+            symbols |= dim.symbols() if isinstance(dim, Dim) else set()
+    if not symbols:
+        yield run_time_sizes(graph) if graph.ranges else {}
+        return
+    others = sorted(symbols - {"B"})
+    batches = batch_sizes if "B" in symbols else range(len(OTHER_SIZES))
+    for number, batch in enumerate(batches):
+        sizes = {"B": batch} if "B" in symbols else {}
+        for position, name in enumerate(others):
+            low, high = graph.ranges.get(name, (1, max(OTHER_SIZES)))
+            sizes[name] = min(max(OTHER_SIZES[(number + position) % len(OTHER_SIZES)], low), high)
+        yield sizes
+
+
+def _largest(runs: list[tuple[torch.Tensor, torch.Tensor, dict[str, int]]]) -> tuple[float, dict[str, int]]:
+    """The largest difference over the scale of the output, and where."""
+    scale = max((_size(expected) for expected, _, _ in runs), default=0.0)
+    integers = all(
+        not (expected.is_floating_point() and got.is_floating_point()) for expected, got, _ in runs
+    )
+    worst, where = 0.0, runs[0][2] if runs else {}
+    for expected, got, sizes in runs:
+        difference = _difference(expected, got) / (1.0 if integers else max(scale, LEAST_SCALE))
+        if difference > worst:
+            worst, where = difference, sizes
+    return worst, where
+
+
+def _size(tensor: torch.Tensor) -> float:
+    finite = tensor.double()[tensor.double().isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _difference(expected: torch.Tensor, got: torch.Tensor) -> float:
+    if expected.shape != got.shape:
+        return float("inf")
+    left, right = expected.double(), got.double()
+    same = (left == right) | (left.isnan() & right.isnan())
+    if bool(same.all()):
+        return 0.0
+    gap = (left - right).abs()[~same]
+    return float("inf") if bool(gap.isnan().any()) else float(gap.max())
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    return 8 * torch.finfo(dtype).eps if dtype in (torch.bfloat16, torch.float16) else 0.0
+
+
+def _shown(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items()) or "the spec's own sizes"
+
+
+def _judge(found: Comparison, tolerance: float, name: str) -> None:
+    sink = Sink()
+    for output, (difference, sizes) in found.differences.items():
+        if not difference <= tolerance:
+            sink.report(
+                "E601",
+                None,
+                f"the output `{output}` of the ONNX model differs from PyTorch's by {difference:.2g} of its scale "
+                f"at {_shown(sizes)}; at most {tolerance:.2g} is allowed",
+                notes=["no file was written"],
+            )
+    sink.stop_on_errors()

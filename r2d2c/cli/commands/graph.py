@@ -1,0 +1,60 @@
+"""`r2d2c graph`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from r2d2c.cli.console import check_target, write_result
+from r2d2c.cli.load import load
+from r2d2c.cli.options import OutOption, PluginOption, SetOption, SpecArgument
+
+
+def command(
+    spec: SpecArgument,
+    out: OutOption = None,
+    stage: Annotated[
+        Literal["tasks", "inference", "training"],
+        typer.Option("--stage", help="Tasks and links, or every node of one stage."),
+    ] = "tasks",
+    as_: Annotated[
+        Literal["mermaid", "dot"] | None,
+        typer.Option(
+            "--as", help="The default is what the ending of FILE says, else Mermaid.", show_default=False
+        ),
+    ] = None,
+    settings: SetOption = None,
+    plugins: PluginOption = None,
+) -> None:
+    """Draw a spec as Mermaid or DOT text: tasks as groups, links in the colour of their credit, losses and what they
+    train.
+
+    `-o model.mmd` is for Markdown pages, `-o model.dot` for Graphviz: `dot -Tsvg model.dot > model.svg`.
+    """
+    if out is not None:
+        check_target(out)
+    ending = {".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".mermaid": "mermaid"}
+    if as_ is None and out is not None and out.suffix not in ending:
+        raise typer.BadParameter(f"{out} should end in .mmd or .dot, or say --as", param_hint="-o")
+    form = as_ or (ending[out.suffix] if out is not None else "mermaid")
+    checked = load(spec, settings, plugins)
+
+    from r2d2c.credit.registry import rules
+    from r2d2c.draw import picture, picture_of_nodes
+    from r2d2c.draw_text import to_dot, to_mermaid
+    from r2d2c.passes.inline import inference_graph
+    from r2d2c.passes.training import training_graph
+    from r2d2c.wiring import wiring
+
+    graph, known = checked.graph, rules(checked.rules)
+    if stage == "inference":
+        drawn = picture_of_nodes(inference_graph(graph))
+    else:
+        training = training_graph(graph, checked.ops, known)
+        if stage == "training":
+            drawn = picture_of_nodes(training)
+        else:
+            trained = {name: row for name, row in graph.storage.items() if row.kind == "param"}
+            drawn = picture(graph, known, wiring(training, checked.ops, graph.losses, trained))
+    write_result(out, to_dot(drawn) if form == "dot" else to_mermaid(drawn))

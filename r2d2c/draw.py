@@ -1,0 +1,344 @@
+"""Pictures of a spec as Mermaid or DOT text: tasks as groups, links in the colour of their credit, and what trains what.
+
+`picture` makes one neutral `Picture` of a typed graph, `picture_of_nodes` one of a flat graph with every op in it;
+`to_mermaid` and `to_dot` write them down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from r2d2c.credit.record import CreditRule
+from r2d2c.graph import Graph, Link, Node, Region, Value
+from r2d2c.types import TensorType
+
+Kind = Literal["input", "target", "value", "representative", "loss", "output", "gradient"]
+Style = Literal["data", "link", "trains"]
+
+# Fill, border. Readable on white and on dark pages, and apart from each other without colour vision too.
+TINTS: dict[Kind, tuple[str, str]] = {
+    "input": ("#e3f2fd", "#1565c0"),
+    "target": ("#fff3e0", "#e65100"),
+    "value": ("#ffffff", "#546e7a"),
+    "representative": ("#f3e5f5", "#6a1b9a"),
+    "loss": ("#ffebee", "#b71c1c"),
+    "output": ("#e8f5e9", "#1b5e20"),
+    "gradient": ("#fffde7", "#8d6e63"),
+}
+DATA, TRAINS, TEXT, GROUP = "#607d8b", "#c62828", "#212121", "#90a4ae"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A node of a picture. ``lines``: its name, then what it is; ``group``: its task."""
+
+    key: str
+    kind: Kind
+    lines: tuple[str, ...]
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrow:
+    """An edge. A ``link`` has the colour of its credit rule."""
+
+    start: str
+    end: str
+    style: Style = "data"
+    label: str = ""
+    colour: str = DATA
+
+
+@dataclass(slots=True)
+class Picture:
+    """What is drawn, before any format. ``legend``: of the links, (rule, colour); ``trains``: whether losses are shown."""
+
+    title: str
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    arrows: list[Arrow] = field(default_factory=list)
+    groups: dict[str, str] = field(default_factory=dict)
+    legend: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, key: str, kind: Kind, lines: Iterable[str], group: str | None = None) -> str:
+        self.shapes[key] = Shape(key, kind, tuple(line for line in lines if line), group)
+        return key
+
+    def connect(
+        self, start: str, end: str, style: Style = "data", label: str = "", colour: str = DATA
+    ) -> None:
+        arrow = Arrow(start, end, style, label, colour)
+        if start != end and arrow not in self.arrows:
+            self.arrows.append(arrow)
+
+
+def picture(
+    graph: Graph,
+    rules: Mapping[str, CreditRule],
+    matrix: Mapping[str, Mapping[str, str | None]] | None = None,
+) -> Picture:
+    """The picture of a typed graph. ``matrix`` (see `wiring`) says what the losses train."""
+    return _Tasks(graph, rules, matrix or {}).run()
+
+
+class _Tasks:
+    """Tasks with their named values. A named value's box says which ops make it."""
+
+    def __init__(
+        self, graph: Graph, rules: Mapping[str, CreditRule], matrix: Mapping[str, Mapping[str, str | None]]
+    ) -> None:
+        self.graph, self.rules, self.matrix = graph, rules, matrix
+        self.out = Picture(graph.name)
+        # Where a value of the main region is shown.
+        self.shown: dict[Value, str] = {}
+        self.targets = set(graph.targets)
+        self.links = {(link.target, link.port): link for link in graph.links}
+
+    def run(self) -> Picture:
+        graph, out = self.graph, self.out
+        for port in graph.body.inputs:
+            kind: Kind = "target" if port.name in self.targets else "input"
+            self.shown[port.value] = out.add(f"port {port.name}", kind, [port.name, self._type(port.value)])
+        for name in graph.tasks:
+            out.groups[name] = name
+        self._losses_first()
+        for node in graph.body.nodes:
+            if node.op == "call":
+                region = graph.regions[node.attrs["region"]]
+                if region.kind in ("behavior", "representative"):
+                    self._task_region(node, region)
+                elif region.kind == "loss":
+                    self._loss(node, region)
+                elif region.kind != "teach":
+                    self._other(node)
+            elif node.op not in ("port", "param", "constant"):
+                self._other(node)
+        for port in graph.body.outputs:
+            start = self.shown.get(port.value)
+            key = out.add(f"output {port.name}", "output", [port.name])
+            if start is not None:
+                out.connect(start, key)
+        self._trained()
+        out.legend = [
+            (str(name), self._colour(name))
+            for name in dict.fromkeys(link.credit.rule for link in graph.links)
+        ]
+        return out
+
+    def _type(self, value: Value) -> str:
+        return plain_type(self.graph.types.get(value))
+
+    def _colour(self, rule: str) -> str:
+        return self.rules[rule].colour if rule in self.rules else DATA
+
+    # -- behaviors and representatives
+    def _task_region(self, call: Node, region: Region) -> None:
+        representative = region.kind == "representative"
+        task = call.id.removesuffix(".representative")
+        kind: Kind = "representative" if representative else "value"
+        named = {port.value: port.name for port in region.outputs}
+        for node in region.nodes:
+            for value, name in _named(node, task):
+                named.setdefault(value, name)
+        ports = {port.value: position for position, port in enumerate(region.inputs)}
+        nodes = {node.id: node for node in region.nodes}
+        for node in region.nodes:
+            for position in range(len(node.outputs)):
+                value = Value(node.id, position)
+                if value in named and value not in ports:
+                    self._named_value(task, named[value], kind, value, nodes, named, ports, call)
+        for position, port in enumerate(region.outputs):
+            key = f"{task}.{port.name}"
+            if port.value in ports:  # `h = x`: nothing is computed
+                self.out.add(key, kind, [port.name, self._type(port.value)], task)
+                self._into(key, call, ports[port.value])
+            self.shown[Value(call.id, position)] = key
+
+    def _named_value(
+        self,
+        task: str,
+        name: str,
+        kind: Kind,
+        value: Value,
+        nodes: Mapping[str, Node],
+        named: Mapping[Value, str],
+        ports: Mapping[Value, int],
+        call: Node,
+    ) -> None:
+        """One box: the named value, the ops that make it, and edges from the named values and ports they read."""
+        key = f"{task}.{name}"
+        ops, sources, seen, stack = [], [], {value.node}, [value.node]
+        while stack:
+            node = nodes[stack.pop()]
+            if node.op not in ("param", "constant", "size"):
+                ops.append(_op_name(node))
+            for read in node.inputs:
+                if read is None:
+                    continue
+                if read in ports or (read in named and read.node != value.node):
+                    sources.append(read)
+                elif read.node not in seen:
+                    seen.add(read.node)
+                    stack.append(read.node)
+        self.out.add(key, kind, [name, shorten(list(reversed(ops))), self._type(value)], task)
+        for read in reversed(sources):
+            if read in ports:
+                self._into(key, call, ports[read])
+            else:
+                self.out.connect(f"{task}.{named[read]}", key)
+
+    def _into(self, key: str, call: Node, position: int) -> None:
+        """The edge into a task, coloured if it is a link; what it reads while it learns is a second edge."""
+        given = call.inputs[position]
+        start = self.shown.get(given) if given is not None else None
+        link = self.links.get((call.id, position))
+        if link is None:
+            if start is not None:
+                self.out.connect(start, key)
+            return
+        colour = self._colour(link.credit.rule)
+        if start is not None:
+            label = f"{link.credit}, when used" if link.feed is not None else str(link.credit)
+            self.out.connect(start, key, "link", label, colour)
+        if link.feed is not None:
+            self.out.connect(self._feed(link), key, "link", f"{link.credit}, while learning", colour)
+
+    def _feed(self, link: Link) -> str:
+        assert link.feed is not None
+        port = self.graph.regions[link.feed.node].outputs[link.feed.port]
+        return f"{link.feed_task or link.source_task}.{port.name}"
+
+    # -- losses
+    def _losses_first(self) -> None:
+        """Losses belong to groups by their owner."""
+        self.loss_at = {loss.value.node: loss for loss in self.graph.losses.values()}
+
+    def _loss(self, call: Node, region: Region) -> None:
+        loss = self.loss_at.get(call.id)
+        if loss is None:
+            return
+        made = [
+            _op_name(node) for node in region.nodes if node.op not in ("port", "param", "constant", "size")
+        ]
+        used = self._trains(loss.name) if self.matrix else True
+        weight = f"weight {loss.weight:g}" if loss.weight != 1.0 else ""
+        title = f"{loss.name} loss" if loss.owner else loss.name
+        note = "" if used else "trains nothing here"
+        key = self.out.add(f"loss {loss.name}", "loss", [title, shorten(made), weight, note], loss.owner)
+        for value in call.inputs:
+            start = self.shown.get(value) if value is not None else None
+            if start is not None:
+                self.out.connect(start, key)
+
+    def _trains(self, loss: str) -> bool:
+        return any(self.matrix.get(loss, {}).values())
+
+    def _trained(self) -> None:
+        """Dashed edges from every loss to the behaviors and representatives whose parameters it trains."""
+        graph = self.graph
+        heads: dict[str, str] = {}
+        for node in graph.body.nodes:
+            if node.op == "call" and graph.regions[node.attrs["region"]].kind in (
+                "behavior",
+                "representative",
+            ):
+                heads[node.id] = self.shown.get(Value(node.id), "")
+        for loss, row in self.matrix.items():
+            key = f"loss {loss}"
+            if key not in self.out.shapes:
+                continue
+            entries: dict[str, str] = {}
+            for parameter, entry in row.items():
+                if entry is None:
+                    continue
+                owner = self._owner(graph.storage[parameter].owner, heads)
+                entries.setdefault(owner, "" if entry == "gradient" else entry)
+            for owner, entry in entries.items():
+                if heads.get(owner):
+                    self.out.connect(key, heads[owner], "trains", entry, TRAINS)
+
+    def _owner(self, owner: str, heads: Mapping[str, str]) -> str:
+        """The behavior or representative that a region (a block, say) belongs to."""
+        while owner not in heads and "." in owner:
+            owner = owner.rpartition(".")[0]
+        return owner
+
+    def _other(self, node: Node) -> None:
+        """What the main region computes itself: an output's expression."""
+        key = self.out.add(f"node {node.id}", "value", [_op_name(node), self._type(Value(node.id))])
+        for position in range(len(node.outputs)):
+            self.shown[Value(node.id, position)] = key
+        for value in node.inputs:
+            start = self.shown.get(value) if value is not None else None
+            if start is not None:
+                self.out.connect(start, key)
+
+
+def _named(node: Node, task: str) -> list[tuple[Value, str]]:
+    """The values of a node that a statement of the task's own behavior names."""
+    base = node.id.rpartition(".")[0]
+    return [(Value(node.id, k), name) for k, name in enumerate(node.outputs) if base == f"{task}.{name}"]
+
+
+def _op_name(node: Node) -> str:
+    """What a box says of a node: the op; of a call, the block's name."""
+    if node.op != "call":
+        return node.op
+    return f"{str(node.attrs['region']).rpartition('.')[2]}()"
+
+
+def shorten(ops: list[str], most: int = 5) -> str:
+    """``linear · relu · linear``; of a long chain, its ends."""
+    if len(ops) > most:
+        ops = [*ops[:2], f"… {len(ops) - 4} more …", *ops[-2:]]
+    return " · ".join(ops)
+
+
+def plain_type(type_: TensorType | None) -> str:
+    """``f32[B, 64]``."""
+    if type_ is None:
+        return ""
+    dims = ", ".join(str(int(dim)) if isinstance(dim, int) else str(dim) for dim in type_.dims)
+    return f"{type_.dtype}[{dims}]" if dims else type_.dtype
+
+
+def picture_of_nodes(graph: Graph) -> Picture:
+    """Every node of a flat graph (inference or training), grouped by task; a training graph by visit."""
+    out = Picture(f"{graph.name}, {graph.stage}")
+    visits = {id_: visit.name for visit in graph.visits for id_ in visit.nodes}
+    shown: dict[str, str] = {}
+    targets = set(graph.targets)
+    losses = {loss.value.node for loss in graph.losses.values()}
+    names = set(graph.tasks)
+    for node in graph.body.nodes:
+        if node.op in ("param", "constant", "size"):
+            continue
+        group = visits.get(node.id) if graph.visits else node.id.split(".")[0]
+        if node.op == "port":
+            name = str(node.attrs["name"])
+            shown[node.id] = out.add(
+                node.id, "target" if name in targets else "input", [name, _type_of(graph, node)]
+            )
+            continue
+        if group is not None and (graph.visits or group in names):
+            out.groups.setdefault(group, f"visit {group}" if graph.visits else group)
+        else:
+            group = None
+        kind: Kind = "loss" if node.id in losses else "value"
+        if node.op in ("vjp", "accumulate", "update"):
+            kind = "gradient"
+        title = f"accumulate {node.attrs['storage']}" if node.op in ("accumulate", "update") else node.id
+        shown[node.id] = out.add(node.id, kind, [title, _type_of(graph, node)], group)
+        for value in node.inputs:
+            if value is not None and value.node in shown:
+                out.connect(shown[value.node], shown[node.id])
+    for port in graph.body.outputs:
+        key = out.add(f"output {port.name}", "output", [port.name])
+        if port.value.node in shown:
+            out.connect(shown[port.value.node], key)
+    return out
+
+
+def _type_of(graph: Graph, node: Node) -> str:
+    return plain_type(graph.types.get(Value(node.id))) if len(node.outputs) == 1 else ""
