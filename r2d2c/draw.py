@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from r2d2c.credit.record import CreditRule
 from r2d2c.graph import Graph, Link, Node, Region, Value
+from r2d2c.regions import homes
 from r2d2c.types import TensorType
 
 Kind = Literal["input", "target", "value", "representative", "loss", "output", "gradient"]
@@ -238,6 +240,7 @@ class _Tasks:
         """Dashed edges from every loss to the behaviors and representatives whose parameters it trains."""
         graph = self.graph
         heads: dict[str, str] = {}
+        home = homes(graph)
         for node in graph.body.nodes:
             if node.op == "call" and graph.regions[node.attrs["region"]].kind in (
                 "behavior",
@@ -252,21 +255,19 @@ class _Tasks:
             for parameter, entry in row.items():
                 if entry is None:
                     continue
-                owner = self._owner(graph.storage[parameter].owner, heads)
+                owner = home.get(graph.storage[parameter].owner, "")
                 entries.setdefault(owner, "" if entry == "gradient" else entry)
             for owner, entry in entries.items():
                 if heads.get(owner):
                     self.out.connect(key, heads[owner], "trains", entry, TRAINS)
 
-    def _owner(self, owner: str, heads: Mapping[str, str]) -> str:
-        """The behavior or representative that a region (a block, say) belongs to."""
-        while owner not in heads and "." in owner:
-            owner = owner.rpartition(".")[0]
-        return owner
-
     def _other(self, node: Node) -> None:
         """What the main region computes itself: an output's expression."""
-        key = self.out.add(f"node {node.id}", "value", [_op_name(node), self._type(Value(node.id))])
+        title = _op_name(node)
+        if node.op == "call":
+            inside = self.graph.regions[node.attrs["region"]].nodes
+            title = shorten([_op_name(n) for n in inside if n.op not in ("port", "param", "constant", "size")])
+        key = self.out.add(f"node {node.id}", "value", [title, self._type(Value(node.id))])
         for position in range(len(node.outputs)):
             self.shown[Value(node.id, position)] = key
         for value in node.inputs:
@@ -285,7 +286,7 @@ def _op_name(node: Node) -> str:
     """What a box says of a node: the op; of a call, the block's name."""
     if node.op != "call":
         return node.op
-    return f"{str(node.attrs['region']).rpartition('.')[2]}()"
+    return re.sub(r"_\d+$", "", str(node.attrs["region"]).rpartition(".")[2]) + "()"
 
 
 def shorten(ops: list[str], most: int = 5) -> str:

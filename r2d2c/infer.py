@@ -212,7 +212,7 @@ class _Inference:
 
     def _report(self, node: Node, signature: Signature, error: ShapeError) -> None:
         self.shapes.bounds.clear()
-        also = []
+        also: list[tuple[Span | None, str]] = []
         for argument in (error.argument, error.other):
             if argument is None or argument not in signature.names:
                 continue

@@ -10,6 +10,7 @@ from r2d2c.credit.record import CreditRule
 from r2d2c.driver import Checked
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.infer import Signatures
+from r2d2c.regions import homes
 from r2d2c.types import Dim, TensorType, evaluate
 
 BYTES = {"f64": 8, "i64": 8, "f32": 4, "i32": 4, "bf16": 2, "f16": 2, "i16": 2}
@@ -119,8 +120,10 @@ def plan(
 
 def _owners(graph: Graph, inference: set[str]) -> Iterable[OwnerPlan]:
     rows: dict[str, list[str]] = {}
+    home = homes(graph)
     for name, row in graph.storage.items():
-        rows.setdefault(row.owner, []).append(name)
+        if row.kind == "param" or row.kind == "frozen":
+            rows.setdefault(home.get(row.owner, row.owner), []).append(name)
     for owner, names in rows.items():
         types = [graph.storage[name].type for name in names]
         yield OwnerPlan(

@@ -67,13 +67,13 @@ def export(
 
     Raises `CompileError`, and then writes nothing: E601 (differs), E602 (the file exists), E603 (not valid),
     E604 (ONNX Runtime cannot run it), E605 and E606 (an op without ONNX form), E607 (too large), E608 (does not
-    run), E609 (no such folder). `OSError` of the disk comes through, with an old file untouched.
+    run), E609 (no such folder), E612 (ONNX lacks an op for a dtype). `OSError` of the disk comes through, with an old file untouched.
     """
     path = Path(path)
     _check_target(path, overwrite)
     built = build(model)
     data = serialize(built, model.spec.name)
-    check_model(data, model.spec.name)
+    check_model(data, model)
     seen = verify(model, built, data, tolerance, batch_sizes)
     _check_target(path, overwrite)  # it may have come into being meanwhile
     write_atomic(path, data)

@@ -14,6 +14,7 @@ from .build import Built, build
 from r2d2c.diagnostics import CompileError, Sink
 from r2d2c.lower.graphs import Lowered
 from r2d2c.model import Model
+from r2d2c.source import Span
 
 LIMIT = 2**31 - 1  # what one protobuf message, and so one ONNX file, can hold
 _MISSING = re.compile(r"Could not find an implementation for (\w+)\(\d+\) node with name '([^']*)'")
@@ -54,6 +55,11 @@ def open_session(data: bytes, model: Model) -> onnxruntime.InferenceSession:
         raise refusal(error, model) from error
 
 
+def origin_of(model: Model, place: str) -> Span | None:
+    """Where the node of a place stands in the spec."""
+    return next((n.origin for n in model._inference_graph.body.nodes if n.id == place), None)
+
+
 def refusal(error: Exception, model: Model) -> CompileError:
     """E604: what ONNX Runtime said, at the place in the spec of the node that it names."""
     sink = Sink()
@@ -62,17 +68,13 @@ def refusal(error: Exception, model: Model) -> CompileError:
     span, notes = None, [text]
     if found:
         place = found[2].partition("/")[0]
-        node = next((n for n in model._inference_graph.body.nodes if n.id == place), None)
-        span = node.origin if node is not None else None
-        types = model._inference_graph.types
-        dtypes = sorted(
-            {types[v].dtype for v in (node.inputs if node else ()) if v is not None and v in types}
-        )
-        shown = ", ".join(dtypes).replace("f32", str(model._float).removeprefix("torch.")) or "this dtype"
-        message = f"ONNX Runtime has no `{found[1]}` for {shown}, which `{place}` needs"
+        span = origin_of(model, place)
+        dtype = str(model._float).removeprefix("torch.")
+        shown = f" for {dtype}" if model._float != torch.float32 else " for the dtypes here"
+        message = f"ONNX Runtime has no `{found[1]}`{shown}, which `{place}` needs"
     else:
         message = f"ONNX Runtime cannot run `{model.spec.name}`"
-    fix = "export the model in float32: `model.float()`" if model._float != torch.float32 or found else None
+    fix = "export the model in float32: `model.float()`" if model._float != torch.float32 else None
     sink.report("E604", span, message, notes=notes, fix=fix)
     return CompileError(sink.diagnostics)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 
 from r2d2c.backend import find_backend
 from .build import Built
-from .runtime import FAILURES, open_session, refusal, run
+from .context import OPSET
+from .runtime import FAILURES, open_session, origin_of, refusal, run
 from r2d2c.diagnostics import CompileError, Sink
 from r2d2c.model import Model
 from r2d2c.sampling import random_batch, run_time_sizes
@@ -19,6 +21,7 @@ from r2d2c.types import Dim
 
 # Sizes of run-time dims other than the batch: odd, different, and the first ones large enough for most windows.
 OTHER_SIZES = (12, 7, 17)
+_UNSUPPORTED = re.compile(r"op_type:\s*(\w+), node name: ([^)]*)\).*has unsupported type: tensor\((\w+)\)")
 # Below this an output counts as zero when differences are related to its scale.
 LEAST_SCALE = 1e-3
 
@@ -36,14 +39,25 @@ class Comparison:
     skipped: list[dict[str, int]] = field(default_factory=list)
 
 
-def check_model(data: bytes, name: str) -> None:
-    """onnx.checker with strict shape inference. Raises `CompileError` E603."""
+def check_model(data: bytes, model: Model) -> None:
+    """onnx.checker with strict shape inference. Raises `CompileError`: E612 if ONNX has an op not for its dtype,
+    E603 if the model is not valid."""
     try:
         onnx.checker.check_model(data, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         sink = Sink()
-        notes = [line.strip() for line in str(error).splitlines() if line.strip()][:4]
-        sink.report("E603", None, f"the ONNX model of `{name}` is not valid", notes=notes)
+        found = _UNSUPPORTED.search(str(error))
+        if found:
+            place = found[2].partition("/")[0]
+            sink.report(
+                "E612",
+                origin_of(model, place),
+                f"ONNX opset {OPSET} has no `{found[1]}` for {found[3]}, which `{place}` needs",
+                fix="export the model in float32: `model.float()`",
+            )
+        else:
+            notes = [line.strip() for line in str(error).splitlines() if line.strip()][:4]
+            sink.report("E603", None, f"the ONNX model of `{model.spec.name}` is not valid", notes=notes)
         raise CompileError(sink.diagnostics) from error
 
 

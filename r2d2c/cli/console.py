@@ -63,7 +63,7 @@ def print_table(
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=any(columns), header_style="bold")
         for name, side in zip(columns, align, strict=True):
             table.add_column(Text(name), justify=side, overflow="fold")
         for row in rows:
@@ -87,8 +87,9 @@ def _columns(rows: Sequence[Sequence[str]], align: Sequence[Align]) -> list[str]
 
 
 def heading(text: str) -> None:
-    """A title over what follows."""
+    """A title over what follows, and a blank line."""
     print(f"\x1b[1m{text}\x1b[0m" if colored(sys.stdout) else text)
+    print()
 
 
 def write_result(path: Path | None, text: str, *, quiet: bool = False) -> None:

@@ -63,6 +63,18 @@ def _parse(source: Source, sink: Sink, settings: Sequence[str]) -> Spec | None:
     return parse_spec(document, sink) if document is not None else None
 
 
+def parse_file(path: Path, settings: Sequence[str] | None = None) -> Spec:
+    """Only the syntax of a spec. Raises `CompileError`."""
+    from r2d2c.syntax.files import read_source
+
+    sink = Sink()
+    source = read_source(path, sink, str(path))
+    spec = _parse(source, sink, settings or ()) if source is not None else None
+    sink.stop_on_errors()
+    assert spec is not None
+    return spec
+
+
 def load(path: Path, settings: Sequence[str] | None = None, plugins: Sequence[Path] | None = None) -> Checked:
     """As `check_file`, with the warnings printed; notes are for `check`."""
     from r2d2c.cli.console import print_diagnostics

@@ -92,4 +92,13 @@ window that is longer than the sequence, say. Give batch sizes at which it runs:
 The file is empty, cut off, damaged, or of another format: checkpoints (`.safetensors`), PyTorch files (`.pt`) and
 runs are not ONNX. `r2d2c export RUN -o m.onnx` makes one from a run.""",
     ),
+    Entry(
+        "E612",
+        "ONNX has no op for a dtype",
+        """\
+ONNX defines an op for some dtypes only: in opset 20 there is no convolution, sine or sort of bfloat16, say. The
+message names the op and the place in the spec that needs it.
+
+    r2d2c.export(model.float(), "m.onnx")      # export in float32""",
+    ),
 )

@@ -150,6 +150,21 @@ The dtypes are f64, f32, bf16, f16, i64, i32, i16, i8, u8 and bool.
     x: f32[B, 8]""",
     ),
     Entry(
+        "E216",
+        "a name that torch modules have themselves",
+        """\
+Tasks, values and layers with parameters become attributes of a torch module, so they cannot be called like one
+of its own (`weight`, `forward`, `training`, …).
+
+    tasks:
+      forward:
+        behavior: h = linear(x, 8)
+
+    tasks:
+      encode:
+        behavior: h = linear(x, 8)""",
+    ),
+    Entry(
         "E221",
         "too many arguments",
         """\

@@ -68,6 +68,7 @@ class FxBuilder:
         self._trace: str | None = None
         self._parameters: dict[str, fx.Node] = {}
         self._placeholders: set[str] = set()
+        self._origins: dict[str, Span | None] = {}
         self._create = self.fx.create_node
 
     # -- what records call
@@ -162,6 +163,7 @@ class FxBuilder:
         node = self._parameters.get(name)
         if node is None:
             node = self._parameters[name] = self._create("get_attr", name, (), {}, identifier(name))
+            node.meta["stack_trace"] = trace_of(self.graph.storage[name].origin, name)
         return node
 
     def placeholder(self, name: str, value: Value | None = None) -> fx.Node:
@@ -172,6 +174,7 @@ class FxBuilder:
         node = self._create("placeholder", word, (), {}, word)
         if value is not None:
             self.env[value] = node
+            node.meta["stack_trace"] = trace_of(self._origin(value), name)
             type_ = self.graph.types.get(value)
             for axis, dim in enumerate(type_.dims if type_ is not None else ()):
                 if isinstance(dim, Dim) and len(dim.terms) == 1 and dim.terms[0][1] == 1:
@@ -179,6 +182,11 @@ class FxBuilder:
                     if len(atoms) == 1 and isinstance(atoms[0], str):
                         self.sizes_of.setdefault(atoms[0], (node, axis))
         return node
+
+    def _origin(self, value: Value) -> Span | None:
+        if not self._origins:
+            self._origins = {node.id: node.origin for node in self.graph.body.nodes}
+        return self._origins.get(value.node)
 
     def add(self, node: Node) -> None:
         """Lower one node of the flat graph."""

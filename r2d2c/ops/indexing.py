@@ -148,8 +148,11 @@ def _take_shape(s: Shapes, a: Any) -> TensorType:
 
 def _take_lower(b: Any, a: Any) -> Any:
     axis = normalise_axis(a.axis, b.type("x").rank)
-    if b.type("index").rank == 1:
-        return b("torch.index_select", a.x, axis, a.index)
+    rank = b.type("index").rank
+    if rank <= 1:
+        # Indexing by a scalar tensor would wait for its number; this does not.
+        taken = b("torch.index_select", a.x, axis, a.index)
+        return taken if rank else b("torch.squeeze", taken, axis)
     return b.item(a.x, (*(slice(None),) * axis, a.index))
 
 

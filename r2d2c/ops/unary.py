@@ -178,6 +178,21 @@ CAST = Op(
     ),
 )
 
+STOP = Op(
+    "stop",
+    "`x` as a constant for learning: the same value, and no gradient passes.",
+    (_X,),
+    lambda s, a: a.x,
+    lambda b, a: a.x if is_number(a.x) or b.type("x").weak else b.method("detach", a.x),
+    "Identity",
+    traits=frozenset({"no_gradient"}),
+    cost=lambda a: 0,
+    examples=(
+        Example("stop(x)", {"x": "f32[3, 4]"}, gradient=False),
+        Example("stop(x)", {"x": "i64[5] < 9"}, gradient=False),
+    ),
+)
+
 OPS = (
     _unary("neg", "`-x`.", "Neg", real=False),
     _unary("abs", "The absolute value.", "Abs", real=False),
@@ -198,4 +213,5 @@ OPS = (
         "round", "Round", "The nearest integer, halves to the even one, in `x`'s dtype; its gradient is zero."
     ),
     CAST,
+    STOP,
 )

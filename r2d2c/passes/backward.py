@@ -20,6 +20,7 @@ from r2d2c.ops.record import Op
 from r2d2c.passes.reach import Cone, Reach
 from r2d2c.passes.schedule import schedule
 from r2d2c.passes.teach import linear_form, mentioned
+from r2d2c.source import Span
 from r2d2c.types import TensorType
 
 
@@ -48,6 +49,7 @@ class Backward:
         self.forward = list(graph.body.nodes)
         self.emitted: list[list[Node]] = []
         self.parts: dict[Value, list[Value]] = {}
+        self._origins: dict[str, Span | None] = {node.id: node.origin for node in self.forward}
 
     def run(self) -> Graph:
         graph = self.graph
@@ -125,10 +127,17 @@ class Backward:
 
     # -- emitting
     def _add(self, visit: int, id_: str, op: str, inputs: tuple[Value, ...], attrs: dict[str, object], outputs: tuple[str, ...], types: list[TensorType]) -> list[Value]:
-        self.emitted[visit].append(Node(id_, op, inputs, attrs, outputs))
+        origin = self._origins[id_] = self._origin(inputs)
+        self.emitted[visit].append(Node(id_, op, inputs, attrs, outputs, origin))
         values = [Value(id_, port) for port in range(len(outputs))]
         self.types.update(zip(values, types, strict=True))
         return values
+
+    def _origin(self, inputs: tuple[Value, ...]) -> Span | None:
+        """A backward node stands where its first input does: at the loss, or at the representative."""
+        if not inputs:
+            return None
+        return self._origins.get(inputs[0].node)
 
     def _vjp(self, visit: int, id_: str, outputs: list[Value], cotangents: list[Value] | list[float], params: list[str], wrt: list[Value], retain: bool) -> None:
         """A `vjp` node; its gradients of ``params`` are accumulated, those of ``wrt`` returned."""
@@ -144,7 +153,8 @@ class Backward:
         names = (*(f"d({p})" for p in params), *(f"d({v.node})" for v in wrt))
         made = self._add(visit, id_, "vjp", (*outputs, *wrt, *values), attrs, names, types)
         for name, gradient in zip(params, made, strict=False):
-            self.emitted[visit].append(Node(f"accumulate({name})<{id_}", "accumulate", (gradient,), {"storage": name}, ()))
+            origin = self.graph.storage[name].origin
+            self.emitted[visit].append(Node(f"accumulate({name})<{id_}", "accumulate", (gradient,), {"storage": name}, (), origin))
         for value, gradient in zip(wrt, made[len(params) :], strict=True):
             self.parts.setdefault(value, []).append(gradient)
 
@@ -267,7 +277,7 @@ class Backward:
                         continue
                     storage = reader.attrs["storage"]
                     if self.graph.storage[storage].kind == "statistic":
-                        nodes.append(Node(f"update({storage})<{node.id}", "update", (Value(node.id, port),), {"storage": storage}, ()))
+                        nodes.append(Node(f"update({storage})<{node.id}", "update", (Value(node.id, port),), {"storage": storage}, (), node.origin))
 
     # -- the result
     def _finish(self, losses: tuple[tuple[str, ...], ...]) -> Graph:

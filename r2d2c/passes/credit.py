@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from r2d2c.credit.record import CreditRule
 from r2d2c.graph import Credit, Graph, Init, Link, Loss, Node, Region, Storage, Task, Value
+from r2d2c.source import Span
 from r2d2c.types import TensorType
 
 
@@ -102,13 +103,20 @@ class AttachCredit:
             name, number = f"{id_}_{number}", number + 1
         self.done.add(name)
         outputs = (attrs["storage"],) if op == "param" else (id_.rpartition(".")[2],)
-        self.nodes.append(Node(name, op, inputs, attrs, outputs, link.origin if link else None))
+        origin = link.origin if link else self._origin(inputs[0]) if inputs else None
+        self.nodes.append(Node(name, op, inputs, attrs, outputs, origin))
         value = Value(name)
         if op == "param":
             self.types[value] = self.storage[attrs["storage"]].type  # type: ignore[assignment]
         elif op in ("stop", "leaf"):
             self.types[value] = self.types[inputs[0]]
         return value
+
+    def _origin(self, value: Value) -> Span | None:
+        """Where in the spec a value of a task is made."""
+        region = self.graph.regions.get(value.node)
+        made = region.outputs[value.port].value.node if region is not None else None
+        return next((n.origin for n in region.nodes if n.id == made), None) if region is not None else None
 
     def _name(self, value: Value) -> str:
         port = self._port_name(value)

@@ -59,7 +59,7 @@ def bind_call(evaluator: Evaluator, index: int, node: Expr, op: Op) -> Any:
             good = good and value is not FAILED
             inputs.append(value)
         elif arg.kind == "param":
-            value = _param(evaluator, arg, given, id_, init, frozen)
+            value = _param(evaluator, op, arg, given, id_, init, frozen)
             good = good and value is not FAILED
             inputs.append(value)
         elif arg.kind == "named":
@@ -114,7 +114,7 @@ def _match(
     else:
         if len(positional) > len(slots):
             extra_span = positional[len(slots)].span
-            sink.report("E221", extra_span, f"`{op.name}` takes at most {len(slots)} arguments", usage(op))
+            sink.report("E221", extra_span, f"`{op.name}` takes at most {plural(len(slots), 'argument')}", usage(op))
             return None
         for arg, value in zip(slots, positional, strict=False):
             given[arg.name] = value
@@ -129,7 +129,7 @@ def _match(
             sink.report("E222", value.span, "an argument without a name follows one with a name", usage(op))
             return None
         if name in given and name != collects:
-            sink.report("E223", value.span, f"`{name}` is given twice to `{op.name}`", usage(op))
+            sink.report("E223", evaluator.keyword_span(name, position), f"`{name}` is given twice to `{op.name}`", usage(op))
             return None
         if name in names and name != collects:
             given[name] = value
@@ -140,7 +140,7 @@ def _match(
         else:
             known = [*names, *(("name", "init", "frozen") if makes_storage else ())]
             message = f"`{op.name}` has no argument `{name}`"
-            sink.report("E224", value.span, message, usage(op), fix=suggest(name, known))
+            sink.report("E224", evaluator.keyword_span(name, position), message, usage(op), fix=suggest(name, known))
             return None
     missing = [a.name for a in slots if a.required and a.name not in given and a.kind not in ("param", "values")]
     if missing or (variadic is not None and not given[variadic.name]):
@@ -148,6 +148,10 @@ def _match(
         sink.report("E225", evaluator.span(index), f"`{op.name}` needs {what}", usage(op))
         return None
     return given, extra
+
+
+def plural(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def usage(op: Op) -> str:
@@ -168,14 +172,9 @@ def _universal(evaluator: Evaluator, op: Op, extra: dict[str, Placed]) -> tuple[
         if not isinstance(extra["frozen"].value, bool):
             evaluator.sink.report("E226", extra["frozen"].span, "`frozen` is true or false")
     if "name" in extra:
-        value = extra["name"].value
-        if isinstance(value, (Unknown, OpRef, Path)):
-            place = value.name
-        elif isinstance(value, str):
-            place = value
-        else:
-            span = extra["name"].span
-            place = span.text if span.text.isidentifier() else None
+        # Whatever the name means otherwise: a value, an op, another layer.
+        value, text = extra["name"].value, extra["name"].span.text
+        place = value if isinstance(value, str) else text
         if not place or not place.isidentifier():
             evaluator.sink.report("E226", extra["name"].span, "`name` is a bare name for this layer")
             place = None
@@ -196,7 +195,7 @@ def initialiser(evaluator: Evaluator, placed: Placed) -> Init | None:
         name, args = "constant", (value,)
     if name is None or name not in INITIALISERS:
         fix = suggest(name or "", INITIALISERS)
-        evaluator.sink.report("E228", placed.span, f"`{placed.span.text}` is not an initialiser", f"one of: {', '.join(INITIALISERS)}", fix=fix)
+        evaluator.sink.report("E228", placed.span, f"`{placed.span.text}` is not an initialiser", notes=[f"one of: {', '.join(INITIALISERS)}"], fix=fix)
         return None
     if len(args) > max(1, INITIALISERS[name]) or not all(isinstance(a, (int, float)) for a in args):
         evaluator.sink.report("E228", placed.span, f"`{name}` takes one number at the most")
@@ -204,11 +203,15 @@ def initialiser(evaluator: Evaluator, placed: Placed) -> Init | None:
     return Init(name, tuple(float(a) for a in args))
 
 
-def _param(evaluator: Evaluator, arg: Arg, given: Placed | None, id_: str, init: Init | None, frozen: bool) -> Any:
+def _param(evaluator: Evaluator, op: Op, arg: Arg, given: Placed | None, id_: str, init: Init | None, frozen: bool) -> Any:
     region = evaluator.region
     if given is not None and given.value is not True:
         if given.value is False:
-            return None
+            if f"{arg.name}=false" in arg.doc:
+                return None
+            message = f"`{arg.name}` of `{op.name}` cannot be left out"
+            evaluator.sink.report("E225", given.span, message, fix="remove `=false`")
+            return FAILED
         return evaluator.as_value(given)
     if given is None and not arg.required:
         return None
@@ -256,7 +259,7 @@ def convert(evaluator: Evaluator, op: Op, arg: Arg, placed: Placed) -> Any:
         return _BAD
     if kind == "text" and isinstance(value, str):
         return value
-    if isinstance(value, (Unknown, UnknownCall)):
+    if isinstance(value, (Unknown, UnknownCall)) and (kind in ("size", "sizes") or evaluator.nearest(value.name)):
         evaluator.report_unknown(value.name, placed.span)
         return _BAD
     wanted = {

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from r2d2c.diagnostics import suggest
 from r2d2c.graph import Value
+from r2d2c.resolve.bind import plural
 from r2d2c.resolve.region import RegionBuilder
-from r2d2c.resolve.results import FAILED, Failed, OpRef, Path, Placed, Unknown
+from r2d2c.resolve.results import FAILED, Failed, Path, Placed, Unknown
+from r2d2c.source import Span
 
 if TYPE_CHECKING:
     from r2d2c.resolve.evaluate import Evaluator
@@ -60,7 +62,7 @@ def _bind(
     usage = f"usage: {name}({', '.join(p if default < 0 else f'{p}=…' for p, default in parameters)})"
     positional = [evaluator.placed(i) for i in node.args[1:]]
     if len(positional) > len(parameters):
-        sink.report("E221", positional[len(parameters)].span, f"`{name}` takes {len(parameters)} arguments", usage, also=[(block.span, "defined here")])
+        sink.report("E221", positional[len(parameters)].span, f"`{name}` takes {plural(len(parameters), 'argument')}", usage, also=[(block.span, "defined here")])
         return None
     given = {p: value for (p, _), value in zip(parameters, positional, strict=False)}
     repeat, shared, layer = None, False, None
@@ -70,20 +72,20 @@ def _bind(
         if key in names and key not in given:
             given[key] = value
         elif key in given:
-            sink.report("E223", value.span, f"`{key}` is given twice to `{name}`", usage)
+            sink.report("E223", evaluator.keyword_span(key, position), f"`{key}` is given twice to `{name}`", usage)
             return None
         elif key == "repeat" and isinstance(value.value, int) and 0 < value.value <= MAX_REPEAT:
             repeat = int(value.value)
         elif key == "shared" and isinstance(value.value, bool):
             shared = value.value
-        elif key == "name" and isinstance(value.value, (Unknown, OpRef, Path)):
-            layer = value.value.name
+        elif key == "name" and value.span.text.isidentifier():
+            layer = value.span.text
         elif key in ("repeat", "shared", "name"):
             wanted = {"repeat": f"an integer from 1 to {MAX_REPEAT}", "shared": "true or false", "name": "a bare name"}[key]
             sink.report("E226", value.span, f"`{key}` is {wanted}")
             return None
         else:
-            sink.report("E224", value.span, f"`{name}` has no argument `{key}`", usage, fix=suggest(key, [*names, "repeat", "shared", "name"]), also=[(block.span, "defined here")])
+            sink.report("E224", evaluator.keyword_span(key, position), f"`{name}` has no argument `{key}`", usage, fix=suggest(key, [*names, "repeat", "shared", "name"]), also=[(block.span, "defined here")])
             return None
     arguments: dict[str, Any] = {}
     for parameter, default in parameters:
@@ -162,7 +164,9 @@ def run_body(inner: Evaluator) -> list[Any] | None:
         last = number == len(inner.syntax.statements) - 1
         if statement.returns:
             if not last:
-                inner.sink.report("E233", inner.span(statement.root), "statements after `return` never run")
+                following = inner.syntax.statements[number + 1]
+                span = Span(inner.syntax.source, following.start, following.end)
+                inner.sink.report("E233", span, "statements after `return` never run", also=[(inner.span(statement.root), "returned here")])
             parts = result if isinstance(result, tuple) and not isinstance(result, Value) else (result,)
             span = inner.span(statement.root)
             return [inner.as_value(Placed(part, span)) for part in parts]

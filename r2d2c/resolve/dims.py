@@ -9,6 +9,7 @@ from r2d2c.resolve.evaluate import Evaluator
 from r2d2c.resolve.program import Program
 from r2d2c.resolve.region import RegionBuilder
 from r2d2c.resolve.results import Failed, Unknown, kind_of
+from r2d2c.source import Span
 from r2d2c.syntax.ast import Syntax, TypeSyntax
 from r2d2c.syntax.spec import Named as Entry
 from r2d2c.syntax.spec import Spec
@@ -70,7 +71,10 @@ def port_types(spec: Spec, program: Program) -> dict[str, TensorType]:
         syntax: TypeSyntax = port.syntax
         if syntax.dtype not in DTYPES:
             fix = suggest(syntax.dtype, DTYPES)
-            program.sink.report("E215", port.span, f"`{syntax.dtype}` is not a dtype", f"one of: {', '.join(DTYPES)}", fix=fix)
+            source = port.span.source
+            start = source.text.find(syntax.dtype, port.span.end)
+            span = Span(source, start, start + len(syntax.dtype)) if start >= 0 else port.span
+            program.sink.report("E215", span, f"`{syntax.dtype}` is not a dtype", f"one of: {', '.join(DTYPES)}", fix=fix)
         dims: list[DimLike] = []
         evaluator = Evaluator(RegionBuilder(program, "dims", "model", "dims"), syntax.syntax)
         if syntax.syntax.nodes:

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from r2d2c.diagnostics import suggest
+from r2d2c.diagnostics import Fix, suggest
 from r2d2c.graph import Value
 from r2d2c.resolve.bind import bind_call
 from r2d2c.resolve.region import RegionBuilder
@@ -70,6 +70,12 @@ class Evaluator:
     def span(self, index: int) -> Span:
         node = self.syntax.nodes[index]
         return Span(self.syntax.source, node.start, node.end)
+
+    def keyword_span(self, name: str, index: int) -> Span:
+        """Where the name of a keyword argument stands, whose value has this index."""
+        source = self.syntax.source
+        start = source.text.rfind(name, 0, self.syntax.nodes[index].start)
+        return Span(source, start, start + len(name)) if start >= 0 else self.span(index)
 
     def placed(self, index: int) -> Placed:
         return Placed(self.results[index], self.span(index))
@@ -339,8 +345,11 @@ class Evaluator:
             known = [*program.ops, *program.blocks]
             self.sink.report("E207", span, f"there is no op or block `{name}`", fix=suggest(name, known))
             return
-        known = [*self.region.names, *program.dims, *self.visible()]
-        self.sink.report("E201", span, f"`{name}` is not defined here", fix=suggest(name, known))
+        self.sink.report("E201", span, f"`{name}` is not defined here", fix=self.nearest(name))
+
+    def nearest(self, name: str) -> Fix | None:
+        """The defined name that was probably meant."""
+        return suggest(name, [*self.region.names, *self.program.dims, *self.visible()])
 
     def visible(self) -> list[str]:
         names = self.region.outside("*")

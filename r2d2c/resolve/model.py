@@ -14,7 +14,7 @@ from r2d2c.resolve.evaluate import Evaluator
 from r2d2c.resolve.order import order_tasks, reads
 from r2d2c.resolve.program import Block, Program
 from r2d2c.resolve.region import RegionBuilder
-from r2d2c.resolve.results import FAILED, Failed, OpRef, Placed, Unknown, UnknownCall
+from r2d2c.resolve.results import FAILED, Failed, Forbidden, OpRef, Placed, Unknown, UnknownCall
 from r2d2c.resolve.scopes import ModelScopes
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Syntax
@@ -123,8 +123,10 @@ class _Resolver:
             evaluator.statement(statement)
             span = evaluator.span(statement.root)
             if statement.returns:
+                self.scopes.broken.add(region.name)
                 self.sink.report("E236", span, "`return` is for blocks", fix="give the value a name: `h = …`")
             elif not statement.targets:
+                self.scopes.broken.add(region.name)
                 self.sink.report("E234", span, "this value is computed and not used", fix="give it a name: `h = …`")
 
     def _behavior(self, task: TaskSyntax) -> None:
@@ -203,11 +205,19 @@ class _Resolver:
     def _number(self, syntax: Syntax | None, what: str) -> float:
         if syntax is None:
             return 1.0
+        known = {entry.name for group in (self.spec.inputs, self.spec.targets, self.spec.tasks) for entry in group}
         region = RegionBuilder(self.program, "weight", "loss", "weight")
+        region.outside = lambda name: (
+            Forbidden("E212", f"a {what} is a number, and `{name}` is known only when the model runs", None)
+            if name.partition(".")[0] in known
+            else None
+        )
         result = Evaluator(region, syntax).expression(syntax.root)
         if isinstance(result, (int, float)) and not isinstance(result, bool):
             return float(result)
-        if not isinstance(result, Failed):
+        if isinstance(result, (Forbidden, Unknown)):
+            Evaluator(region, syntax).as_value(Placed(result, syntax.span(syntax.root)))
+        elif not isinstance(result, Failed):
             self.sink.report("E212", syntax.span(syntax.root), f"a {what} is a number")
         return 1.0
 

@@ -25,6 +25,8 @@ class ModelScopes:
         self._losses: dict[str, Loss] = {}
         # Losses that were reported, so that what names them stays silent.
         self.failed_losses: set[str] = set()
+        # Regions with a statement that gives nothing a name although it should.
+        self.broken: set[str] = set()
 
     # -- what crosses
     def main_value(self, port: str) -> Value:
@@ -47,8 +49,11 @@ class ModelScopes:
 
     def failed(self, task: str, name: str) -> bool:
         """Whether a value of a task has been reported, and what reads it stays silent."""
-        regions = (self.builders.get(task), self.builders.get(f"{task}.representative"))
-        return any(region is not None and isinstance(region.names.get(name), Failed) for region in regions)
+        names = (task, f"{task}.representative")
+        regions = [self.builders[n] for n in names if n in self.builders]
+        if any(isinstance(region.names.get(name), Failed) for region in regions):
+            return True
+        return not any(name in region.names for region in regions) and any(n in self.broken for n in names)
 
     def _is_representative(self, task: str, name: str) -> bool:
         region = self.builders.get(f"{task}.representative")
@@ -104,7 +109,7 @@ class ModelScopes:
         unmade = task if behaviors else f"{task}.representative"
         if unmade not in self.builders and task != own and self._declares(task, value, behaviors):
             return Failed()  # tasks that read each other in a circle
-        is_representative = self._representative_declares(task, value)
+        is_representative = self._representative_declares(task, value) and not self._declares(task, value, True)
         if behaviors and is_representative:
             return Forbidden("E402", f"a behavior cannot read the representative `{name}`: it comes from the target", f"train on it with `links: {task}.… -> {own}: {{credit: local, feed: {name}}}`")
         if not behaviors and not is_representative and self._owner(task, value) is not None:
@@ -161,7 +166,7 @@ class ModelScopes:
             if wanted in self.targets:
                 return Forbidden("E401", f"the target `{wanted}` cannot be part of an output: it is missing when the model is used", None)
             task, dot, value = wanted.partition(".")
-            if task in self.tasks and dot and self._representative_declares(task, value):
+            if task in self.tasks and dot and self._representative_declares(task, value) and not self._declares(task, value, True):
                 return Forbidden("E402", f"the representative `{wanted}` cannot be part of an output: it comes from the target", None)
             return self._task_value(region, wanted, "", behaviors=True)
 

@@ -243,25 +243,44 @@ def _parse(region: Region, start: str, sink: Sink) -> tuple[Any, list[Expr]] | N
     except UnexpectedToken as error:
         if start == "body":
             return _parse_by_statement(region, tokens, sink)
-        _report_unexpected(region, error, tokens, sink)
+        _report_unexpected(region, error, tokens, start, sink)
         return None
 
 
 def _parse_by_statement(region: Region, tokens: list[Token], sink: Sink) -> None:
     """Report every statement's own mistake."""
     parser, builder, _ = _engine()
-    statement: list[Token] = []
-    for token in [*tokens, None]:
-        if token is not None and token.type != "NEWLINE":
-            statement.append(token)
+    for statement in _statements(region, tokens):
+        builder.begin()
+        try:
+            parser.parse(statement, "body")  # type: ignore[arg-type]
+        except UnexpectedToken as error:
+            _report_unexpected(region, error, statement, "body", sink)
+
+
+def _statements(region: Region, tokens: list[Token]) -> list[list[Token]]:
+    """The tokens of each statement. One also starts where a line does that is not indented further and begins
+    like one, so that a bracket that is never closed does not swallow the statements after it."""
+    found: list[list[Token]] = [[]]
+    position = region.source.position
+    line, margin = 0, 0
+    for number, token in enumerate(tokens):
+        if token.type == "NEWLINE":
+            found.append([])
             continue
-        if statement:
-            builder.begin()
-            try:
-                parser.parse(statement, "body")  # type: ignore[arg-type]
-            except UnexpectedToken as error:
-                _report_unexpected(region, error, statement, sink)
-        statement = []
+        here, column = position(token.start_pos or 0)
+        if found[-1] and here > line and column <= margin and _begins(tokens[number : number + 2]):
+            found.append([])
+        if not found[-1]:
+            margin = column
+        line = here
+        found[-1].append(token)
+    return [statement for statement in found if statement]
+
+
+def _begins(tokens: list[Token]) -> bool:
+    kinds = [token.type for token in tokens]
+    return kinds[0] == "RETURN" or kinds == ["NAME", "EQUAL"]
 
 
 def _report_character(region: Region, error: UnknownCharacter, sink: Sink) -> None:
@@ -274,7 +293,14 @@ def _report_character(region: Region, error: UnknownCharacter, sink: Sink) -> No
     sink.report("E103", place, f"`{character}` is not part of the expression language", fix=fixes.get(character))
 
 
-def _report_unexpected(region: Region, error: UnexpectedToken, tokens: list[Token], sink: Sink) -> None:
+_WRITTEN = {
+    "tensor_type": "a type is written like `f32[B, 64]`",
+    "link": "a link is written like `encode.h -> classify`",
+    "signature": "the key of a block is written like `residual(x, width, rate=0.1)`",
+}
+
+
+def _report_unexpected(region: Region, error: UnexpectedToken, tokens: list[Token], start: str, sink: Sink) -> None:
     token = error.token
     at_end = token.type == "$END"
     if at_end:
@@ -284,11 +310,7 @@ def _report_unexpected(region: Region, error: UnexpectedToken, tokens: list[Toke
         place = Span(region.source, token.start_pos, token.end_pos)
     code, message, label, fix, opening = describe_unexpected(token, set(error.accepts or error.expected), tokens)
     also = [(Span(region.source, opening.start_pos, opening.end_pos), "opened here")] if opening else []
-    notes = []
-    rest = region.source.line(region.source.position(max(0, place.start - 1))[0])
-    if at_end and " #" in rest and region.source.text[place.start : place.start + 2].lstrip(" ").startswith("#"):
-        notes.append("` #` starts a comment, so the rest of the line was not read")
-    sink.report(code, place, message, label, also=also, notes=notes, fix=fix)
+    sink.report(code, place, message, label, also=also, fix=fix or _WRITTEN.get(start))
 
 
 def parse_body(region: Region, sink: Sink) -> Syntax | None:

@@ -49,7 +49,7 @@ class ExpressionLexer(Lexer):
         first = ["NUMBER", "NAME", "STRING", "PIPE", "ARROW", "ELLIPSIS", "COMPARE"]
         parts.sort(key=lambda part: first.index(part[0]) if part[0] in first else len(first))
         alternatives = "|".join(f"(?P<{name}>{regexp})" for name, regexp in parts)
-        self._match = re.compile(rf"(?:[ \t\r\ufeff]+|#[^\n]*)*(?:{alternatives})")
+        self._match = re.compile(rf"(?:[ \t\r\ufeff]+|#[^\n]*+)*+(?:{alternatives})")
         self._blank = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
 
     def lex(self, lexer_state: LexerState, parser_state: Any) -> Iterator[Token]:

@@ -122,22 +122,18 @@ def _report_place(c: Context, place: str, names: list[str]) -> None:
     task = place.split(".")[0]
     ends = _ends(c, {f"{place}.{name}" for name in names})
     also: list[tuple[Span | None, str]] = []
-    notes, fix = [], "give it a loss, or say that it is meant: `frozen=true`"
-    links = {link.origin: link for link in c.graph.links if link.origin is not None}
+    notes: list[str] = []
+    fix = "give it a loss, or say that it is meant: `frozen=true`"
+    attached = {node.id for node in c.attached.body.nodes}
     for node in ends:
-        if node.origin in links and node.op in ("stop", "leaf"):
-            link = links[node.origin]
-            text = f"the credit `{link.credit.rule}` lets nothing back over this link"
-            fix = f"give `{task}` a distance, or this link another credit such as `backprop`"
-        elif node.op == "stop" and node.origin is None:
-            defaults = [link for link in c.graph.links if link.source_task == task]
-            rule = defaults[0].credit.rule if defaults else "local"
-            notes.append(f"the credit `{rule}` lets nothing back from the tasks that read `{task}`")
-            fix = f"give `{task}` a distance"
-            continue
+        if node.id in attached:
+            # A credit rule put it there.
+            link = next(k for k in c.training.links if k.source == node.inputs[0])
+            notes.append(f"the credit `{link.credit.rule}` lets nothing back from `{link.target}`")
+            also.append((link.origin or link.credit.origin, f"this link's credit is `{link.credit.rule}`"))
+            fix = f"give `{task}` a distance, or the link another credit, such as `backprop`"
         else:
-            text = f"no gradient passes `{node.op}`"
-        also.append((node.origin, text))
+            also.append((node.origin, f"no gradient passes `{node.op}`"))
     if task in c.dropped:
         rule = next(link.credit.rule for link in c.graph.links if link.source_task == task)
         notes.append(f"the distance of `{task}` is dropped by the credit `{rule}`; `keep: own` keeps it")

@@ -9,18 +9,22 @@ import pytest
 import torch
 import torch.fx as fx
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from r2d2c.diagnostics import CompileError
-from r2d2c.graph import Node, Value
+from r2d2c.graph import Value
 from r2d2c.model import Model
 from r2d2c.ops.record import Example, Op
-from r2d2c.types import DimLike, TensorType, evaluate
+from r2d2c.ops.registry import builtin
+from r2d2c.types import TensorType, evaluate
 from tests.conformance.models import INFERENCE_CASES, batch_of, inputs_of, model_of
-from tests.unit.eager_double import DTYPES, type_of
+from tests.unit.eager_double import type_of
 
-# Ops whose result is of one fixed float dtype, or that have f32 in their call: nothing changes with the inputs.
 BATCH = 6
+# torch 2.13 has no symbolic form of these: their fake tensors are of known sizes, two of them.
+NO_SYMBOLIC_FORM = {"bilinear"}
+# Inputs that torch takes as constants.
+CONSTANTS = {"batch_norm": {"m", "v"}}
 
 
 class Faked(fx.Interpreter):
@@ -44,8 +48,6 @@ class Faked(fx.Interpreter):
 
 def fake_types(model: Model, batch: dict[str, torch.Tensor], symbolic: bool) -> list[tuple[Value, TensorType, Any]]:
     """What the shape rules said and what the fake tensors are, for every value and the outputs."""
-    from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
-
     shape_env = ShapeEnv()
     with FakeTensorMode(shape_env=shape_env, allow_non_fake_inputs=True) as mode:
         runner = Faked(model, mode)
@@ -64,11 +66,6 @@ def fake_types(model: Model, batch: dict[str, torch.Tensor], symbolic: bool) -> 
 
 def hint(size: Any) -> int:
     return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
-
-
-def same_size(said: DimLike, got: Any, batch: int) -> bool:
-    """Whether a dim and a fake size agree: as numbers at this batch, and in whether they depend on it."""
-    return evaluate(said, {"B": batch}) == hint(got)
 
 
 @pytest.mark.parametrize(("op", "example"), INFERENCE_CASES)
@@ -102,7 +99,7 @@ def test_the_shape_rule_holds_with_a_symbolic_batch(op: Op, example: Example) ->
         pytest.skip("the op needs this dim when compiling")
     for size in (BATCH, 2 * BATCH):
         given = batch_of(replace_first(example, size))
-        for value, said, result in fake_types(model, given, symbolic=True):
+        for value, said, result in fake_types(model, given, symbolic=op.name not in NO_SYMBOLIC_FORM):
             if said.weak:
                 continue
             assert isinstance(result, torch.Tensor) and result.dim() == said.rank, (value, said)
@@ -148,7 +145,7 @@ def test_float64_and_bfloat16_inputs(op: Op, example: Example, dtype: str) -> No
     found = check_outputs(model, batch)
     if dtype == "f64":
         expected = model_of(op, example)(**{n: t.float() if t.is_floating_point() else t for n, t in batch.items()})
-        scale = max(float(t.double().abs().max()) if t.numel() else 0.0 for t in expected.values())
+        scale = max(float(t.detach().double().abs().max()) if t.numel() else 0.0 for t in expected.values())
         for name, tensor in found.items():
             if any(p.is_floating_point() for p in model.parameters()):
                 continue  # drawn anew in another dtype
@@ -161,7 +158,8 @@ def test_gradients_in_float64(op: Op, example: Example) -> None:
     assert any(t.startswith("f64") for t in text.values()) or op.params is not None
     model = model_of(op, example, "f64").double()
     batch = batch_of(example, "f64")
-    names = [name for name, tensor in batch.items() if tensor.is_floating_point()]
+    constants = CONSTANTS.get(op.name, set())
+    names = [name for name, tensor in batch.items() if tensor.is_floating_point() and name not in constants]
     fixed = {name: tensor for name, tensor in batch.items() if name not in names}
     parameters = dict(model.named_parameters())
 
@@ -177,7 +175,4 @@ def test_gradients_in_float64(op: Op, example: Example) -> None:
 
 
 def test_every_op_has_an_example() -> None:
-    from r2d2c.ops.registry import builtin
-
     assert [op.name for op in builtin().values() if not op.examples] == []
-    assert all(dtype in DTYPES for dtype in ("f64", "bf16")) and Node

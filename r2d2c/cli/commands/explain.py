@@ -41,7 +41,7 @@ def command(
         hint = f"; {near.text}" if near else ""
         raise typer.BadParameter(f"there is no code {code}{hint}", param_hint="CODE")
     heading(f"{entry.code}: {entry.title}")
-    print(f"\n{entry.text}")
+    print(entry.text)
     if not entry.code.startswith("E"):
         print(f"\nWhere it is meant to be so, write `# r2d2c: allow({entry.code})` on the line, or above it.")
 
@@ -54,7 +54,7 @@ def _list() -> None:
             if e.code[1] == digit
         ]
         if rows:
-            heading(f"{title}\n")
+            heading(f"{title}")
             print_table(("", ""), rows)
             print()
     print("`r2d2c explain CODE` says what one means. E: error, W: warning, N: note.")

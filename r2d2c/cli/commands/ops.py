@@ -79,7 +79,7 @@ def _one(name: str, ops: Ops, families: dict[str, list[Op]], format_: str) -> No
         print_json(_json(op))
         return
     heading(signature(op))
-    print(f"\n{op.doc}\n")
+    print(f"{op.doc}\n")
     print_table(("", "", "", ""), [_argument(arg) for arg in op.args])
     if len(op.outputs) > 1:
         print(f"\nGives {len(op.outputs)} values: {', '.join(op.outputs)}")

@@ -1,0 +1,147 @@
+"""Measuring a model on a split: losses, metrics of the composed model, and the spread of representatives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from r2d2c.backend import find_backend
+from r2d2c.graph import Value
+from r2d2c.lower.graphs import LoweredVisit, lower_forward
+from r2d2c.train.ports import input_names
+from r2d2c.train.settings import Measured
+
+if TYPE_CHECKING:
+    from r2d2c.model import Model
+    from r2d2c.train.metrics import State
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What was measured on so many samples; losses are unweighted means over samples."""
+
+    samples: int
+    losses: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Sums:
+    """Sums of losses over batches, weighted by their sizes, on the device: nothing waits for it until `means`."""
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self.names = tuple(names)
+        # mps has no float64
+        self._kind = torch.float32 if device.type == "mps" else torch.float64
+        self.total = torch.zeros(len(self.names), dtype=self._kind, device=device)
+        self.samples = 0
+
+    def add(self, losses: Mapping[str, torch.Tensor], samples: int) -> torch.Tensor:
+        """Add the losses of a batch, and give them as one tensor."""
+        scalars = [losses[name] for name in self.names]
+        if any(scalar.dtype != scalars[0].dtype for scalar in scalars):
+            scalars = [scalar.to(self._kind) for scalar in scalars]
+        row = torch.stack(scalars) if scalars else self.total.new_zeros(0)
+        self.total.add_(row, alpha=samples)
+        self.samples += samples
+        return row
+
+    def means(self) -> dict[str, float]:
+        count = max(self.samples, 1)
+        return {name: value / count for name, value in zip(self.names, self.total.tolist(), strict=True)}
+
+    def state(self) -> dict[str, object]:
+        return {"total": self.total.tolist(), "samples": self.samples}
+
+    def load(self, state: Mapping[str, object]) -> None:
+        self.total.copy_(torch.tensor(state["total"], dtype=self._kind))
+        self.samples = int(str(state["samples"]))
+
+
+def size_of(batch: Batch) -> int:
+    """The number of samples in a batch."""
+    return next((len(tensor) for tensor in batch.values() if tensor.dim()), 1)
+
+
+def measure(
+    model: Model, batches: Iterable[Batch], metrics: Sequence[Measured], *, losses: bool = True
+) -> Measurement:
+    """Losses and metrics over batches; metrics see the outputs of the composed model, and nothing else does."""
+    graph = model.graph
+    inputs = input_names(graph)
+    sums = Sums(list(graph.losses) if losses else [], _device(model))
+    states: dict[str, State] = {m.label: m.metric.init() for m in metrics}
+    samples = 0
+    for batch in batches:
+        count = size_of(batch)
+        samples += count
+        if losses:
+            sums.add(model.losses(**batch), count)
+        if not metrics:
+            continue
+        with torch.no_grad():
+            outputs = model(**{name: batch[name] for name in inputs})
+        known = {**batch, **outputs}
+        for m in metrics:
+            first, second, *mask = (known[name] for name in m.args)
+            weights = mask[0] if mask else None
+            states[m.label] = m.metric.update(states[m.label], first, second, weights, m.options)
+    values = {m.label: m.metric.compute(states[m.label]) for m in metrics}
+    return Measurement(samples, sums.means() if losses else {}, values)
+
+
+def weighted(model: Model, losses: Mapping[str, float]) -> float:
+    """The weighted sum of losses."""
+    return sum(model.graph.losses[name].weight * value for name, value in losses.items())
+
+
+class Spread:
+    """How far the representatives of a batch lie apart.
+
+    The standard deviation over the samples of a batch, relative to the root of the mean square: near 1 for codes
+    that differ, 0 for a representative that has collapsed to a constant.
+    """
+
+    def __init__(self, model: Model) -> None:
+        graph = model._training_graph
+        found: dict[str, Value] = {}
+        for node in graph.body.nodes:
+            # The leaves of representatives, as losses see them; `@k` marks a copy for another visit.
+            if node.op == "leaf" and "@" not in node.id and node.id.endswith(".leaf") and node.inputs[0] is not None:
+                task = graph.tasks.get(node.id.split(".")[0])
+                if task is not None and task.representative is not None:
+                    found[node.id.removesuffix(".leaf")] = node.inputs[0]
+        self.names = tuple(found)
+        if found:
+            lowered = lower_forward(graph, model.spec.ops, list(found.items()), False)
+            visit = find_backend("eager").visit
+            assert visit is not None
+            self._inputs = lowered.inputs
+            self._run = visit(model, LoweredVisit(lowered.fx, "representatives", (), (), False))
+
+    def of(self, batch: Batch) -> dict[str, float]:
+        """The spread of every representative; nothing for a batch of one sample."""
+        if not self.names or size_of(batch) < 2:
+            return {}
+        with torch.no_grad():
+            values = self._run(*(batch[name] for name in self._inputs))
+        return {name: _spread(value) for name, value in zip(self.names, values, strict=True)}
+
+
+def _spread(value: torch.Tensor) -> float:
+    if value.dim() == 0 or not value.is_floating_point():
+        return float("nan")
+    flat = value.float().flatten(1) if value.dim() > 1 else value.float().unsqueeze(1)
+    scale = float(flat.square().mean().sqrt())
+    deviation = float(flat.var(0, correction=0).mean().sqrt())
+    return deviation / scale if scale > 0 else 0.0
+
+
+def _device(model: Model) -> torch.device:
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")

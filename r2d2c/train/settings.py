@@ -1,0 +1,177 @@
+"""The settings of a training: what the spec's `train:` section says, with defaults. Nothing here imports torch.
+
+The command line and Python change the section itself (``--set train.epochs=3``), so that the resolved spec in a
+run's folder says everything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from r2d2c.diagnostics import Sink, suggest
+from r2d2c.driver import Checked
+from r2d2c.graph import Metric as GraphMetric
+from r2d2c.source import Span
+from r2d2c.syntax.ast import Syntax
+from r2d2c.syntax.expressions import parse_expression
+from r2d2c.syntax.spec import parse_scalar
+from r2d2c.train.calls import Call, constant, read_calls
+from r2d2c.train.metrics import Metric, find_metric
+from r2d2c.train.optimizers import OptimizerRecord, check_optimizer
+from r2d2c.train.schedules import check_schedule
+
+EPOCHS, BATCH_SIZE = 10, 128
+TOTAL = "loss"
+"""The name of the weighted sum of all losses, as a monitor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A metric and the outputs, inputs and targets that it compares. ``label`` names it in records."""
+
+    label: str
+    metric: Metric
+    args: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """What decides which checkpoint is best: a metric's label, a loss's name, or `TOTAL`."""
+
+    kind: Literal["metrics", "losses", "total"]
+    name: str
+    better: Literal["higher", "lower"] = "lower"
+    span: Span | None = None
+    given: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """split: the share of the training data that is held out for validation where the data has none."""
+
+    data: str | None
+    data_span: Span | None
+    epochs: int
+    batch_size: int
+    seed: int
+    optimizer: Call
+    record: OptimizerRecord
+    schedule: tuple[Call, ...]
+    metrics: tuple[Measured, ...]
+    monitor: Monitor
+    split: float | None = None
+    clip: float | None = None
+
+
+def read_settings(checked: Checked, sink: Sink) -> Settings | None:
+    """The settings of a checked spec, or None after a diagnostic for every mistake in them."""
+    train = checked.spec.document.train
+    dims = checked.graph.dims
+
+    def parsed(key: str) -> Syntax | None:
+        scalar = getattr(train, key) if train is not None else None
+        return parse_scalar(scalar, parse_expression, sink)  # type: ignore[no-any-return]
+
+    before = len(sink.diagnostics)
+    optimizer, record = _optimizer(parsed("optimizer"), dims, sink)
+    schedule = _schedule(parsed("schedule"), dims, sink)
+    metrics = measured(checked.graph.metrics, sink)
+    monitor = _monitor(parsed("monitor"), metrics, list(checked.graph.losses), sink)
+    split = _split(parsed("split"), dims, sink)
+    if any(d.severity == "error" for d in sink.diagnostics[before:]) or record is None:
+        return None
+
+    def given(key: str, default: Any) -> Any:
+        value = getattr(train, key) if train is not None else None
+        return default if value is None else value
+
+    return Settings(
+        data=given("data", None),
+        data_span=train.at("data") if train is not None else None,
+        epochs=given("epochs", EPOCHS),
+        batch_size=given("batch_size", BATCH_SIZE),
+        seed=checked.graph.seed,
+        optimizer=optimizer,
+        record=record,
+        schedule=schedule,
+        metrics=metrics,
+        monitor=monitor,
+        split=split,
+    )
+
+
+def overrides(**values: Any) -> list[str]:
+    """`--set` texts for the keys of `train:` that are not None."""
+    return [f"train.{key}={_yaml(value)}" for key, value in values.items() if value is not None]
+
+
+def _yaml(value: Any) -> str:
+    # A data source may have `#`, `:` and `?` in it; a JSON text is a YAML text.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+
+
+def measured(metrics: Sequence[GraphMetric], sink: Sink) -> tuple[Measured, ...]:
+    """The records of the spec's metrics, with labels that differ."""
+    found = []
+    for metric in metrics:
+        options = dict(metric.options)
+        record = find_metric(metric.name, options, sink, metric.origin)
+        if record is not None:
+            found.append(Measured(metric.label, record, metric.args, options, metric.origin))
+    return tuple({m.label: m for m in found}.values())
+
+
+def _optimizer(syntax: Syntax | None, dims: Mapping[str, Any], sink: Sink) -> tuple[Call, OptimizerRecord | None]:
+    call = Call("adam")
+    if syntax is not None:
+        calls = read_calls(syntax, "optimizer", dims, sink)
+        if calls is None:
+            return call, None
+        if len(calls) > 1:
+            sink.report("E540", syntax.span(syntax.root), "one optimizer trains the model, this is a pipe of several")
+            return call, None
+        call = calls[0]
+    return call, check_optimizer(call.name, call.arguments, sink, call.span, call.spans)
+
+
+def _schedule(syntax: Syntax | None, dims: Mapping[str, Any], sink: Sink) -> tuple[Call, ...]:
+    if syntax is None:
+        return ()
+    calls = read_calls(syntax, "schedule", dims, sink) or ()
+    check_schedule([(c.name, c.arguments) for c in calls], sink, [c.span for c in calls])
+    return calls
+
+
+def _monitor(syntax: Syntax | None, metrics: tuple[Measured, ...], losses: list[str], sink: Sink) -> Monitor:
+    if syntax is None:
+        first = metrics[0] if metrics else None
+        return Monitor("metrics", first.label, first.metric.better) if first else Monitor("total", TOTAL)
+    span = syntax.span(syntax.root)
+    wanted = "".join(span.text.split())
+    for m in metrics:
+        if wanted in ("".join(m.label.split()), m.metric.name):
+            return Monitor("metrics", m.label, m.metric.better, span, True)
+    if wanted in losses:
+        return Monitor("losses", wanted, "lower", span, True)
+    if wanted != TOTAL:
+        known = [*(m.label for m in metrics), *losses, TOTAL]
+        names = ", ".join(f"`{name}`" for name in known)
+        message = f"there is no metric or loss `{span.text}` to monitor"
+        sink.report("E541", span, message, notes=[f"it may be one of {names}"], fix=suggest(span.text, known))
+    return Monitor("total", TOTAL, "lower", span, True)
+
+
+def _split(syntax: Syntax | None, dims: Mapping[str, Any], sink: Sink) -> float | None:
+    if syntax is None:
+        return None
+    value = constant(syntax, syntax.root, dims)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1:
+        return float(value)
+    span = syntax.span(syntax.root)
+    sink.report("E542", span, f"`split` must lie between 0 and 1, not be `{span.text}`", fix="for example `split: 0.1`")
+    return None
