@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from r2d2c.diagnostics import CompileError, Diagnostic
     from r2d2c.driver import Checked
     from r2d2c.model import Model, Step, Trace
+    from r2d2c.train.api import evaluate, predict, train
+    from r2d2c.train.run import Run, open_run
 
 # Names are imported when they are used: `import r2d2c` and a spec with a mistake must not pay for torch.
 _WHERE = {
@@ -19,17 +21,39 @@ _WHERE = {
     "CompileError": "diagnostics",
     "Diagnostic": "diagnostics",
     "Model": "model",
+    "Run": "train.run",
     "Step": "model",
     "Trace": "model",
     "compile": "api",
+    "evaluate": "train.api",
     "export": "api",
     "load": "api",
     "loads": "api",
+    "open_run": "train.run",
+    "predict": "train.api",
 }
-__all__ = ["Checked", "CompileError", "Diagnostic", "Model", "Step", "Trace", "compile", "export", "load", "loads"]
+__all__ = [
+    "Checked",
+    "CompileError",
+    "Diagnostic",
+    "Model",
+    "Run",
+    "Step",
+    "Trace",
+    "compile",
+    "evaluate",
+    "export",
+    "load",
+    "loads",
+    "open_run",
+    "predict",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "train":  # a package that can be called, as one name cannot be both
+        return import_module("r2d2c.train")
     if name not in _WHERE:
         raise AttributeError(f"module 'r2d2c' has no attribute {name!r}")
     value = getattr(import_module(f"r2d2c.{_WHERE[name]}"), name)

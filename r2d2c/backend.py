@@ -22,6 +22,7 @@ class Backend:
     inference: gives a function of the inputs by name that returns the outputs by name.
     visit: gives a function of a visit's reads, in order, that returns its writes; None if the backend only infers.
     export: writes a model file, for backends that have one.
+    inspect: says what is in such a file, as an object with `text()` and `json()`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Backend:
     inference: Callable[[Model, Lowered], Callable[..., dict[str, Any]]]
     visit: Callable[[Model, LoweredVisit], Callable[..., tuple[Any, ...]]] | None = None
     export: Callable[..., Any] | None = None
+    inspect: Callable[..., Any] | None = None
 
 
 @cache

@@ -1,7 +1,7 @@
-"""Pictures of a spec as Mermaid or DOT text: tasks as groups, links in the colour of their credit, and what trains what.
+"""Pictures of a spec: tasks as groups, links in the colour of their credit, and what trains what.
 
-`picture` makes one neutral `Picture` of a typed graph, `picture_of_nodes` one of a flat graph with every op in it;
-`to_mermaid` and `to_dot` write them down.
+`picture` makes a `Picture` of a typed graph, `picture_of_nodes` one of a flat graph with every op in it;
+`r2d2c.draw_text` writes them as Mermaid or DOT.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Arrow:
 
 @dataclass(slots=True)
 class Picture:
-    """What is drawn, before any format. ``legend``: of the links, (rule, colour); ``trains``: whether losses are shown."""
+    """What is drawn, before any format. ``legend``: the links' rules with their colours."""
 
     title: str
     shapes: dict[str, Shape] = field(default_factory=dict)
@@ -168,7 +168,7 @@ class _Tasks:
         ports: Mapping[Value, int],
         call: Node,
     ) -> None:
-        """One box: the named value, the ops that make it, and edges from the named values and ports they read."""
+        """One box: the named value, the ops that make it, and edges from what they read."""
         key = f"{task}.{name}"
         ops, sources, seen, stack = [], [], {value.node}, [value.node]
         while stack:
@@ -266,7 +266,9 @@ class _Tasks:
         title = _op_name(node)
         if node.op == "call":
             inside = self.graph.regions[node.attrs["region"]].nodes
-            title = shorten([_op_name(n) for n in inside if n.op not in ("port", "param", "constant", "size")])
+            title = shorten(
+                [_op_name(n) for n in inside if n.op not in ("port", "param", "constant", "size")]
+            )
         key = self.out.add(f"node {node.id}", "value", [title, self._type(Value(node.id))])
         for position in range(len(node.outputs)):
             self.shown[Value(node.id, position)] = key

@@ -47,9 +47,8 @@ def to_dot(picture: Picture) -> str:
     lines += [f"  {_dot_node(ids[shape.key], shape)}" for shape in loose]
     for number, (group, title) in enumerate(picture.groups.items()):
         lines.append(f"  subgraph cluster_{number} {{")
-        lines.append(
-            f'    label={_quoted(title)} style="rounded,filled" fillcolor="#f7f9fa" color="{GROUP}" labeljust=l'
-        )
+        look = f'style="rounded,filled" fillcolor="#f7f9fa" color="{GROUP}" labeljust=l'
+        lines.append(f"    label={_quoted(title)} {look}")
         inside = [shape for shape in picture.shapes.values() if shape.group == group]
         lines += [f"    {_dot_node(ids[shape.key], shape)}" for shape in inside]
         lines.append("  }")
@@ -70,11 +69,12 @@ def _dot_node(id_: str, shape: Shape) -> str:
     fill, border = TINTS[shape.kind]
     first, *rest = shape.lines
     small = "".join(f'<br/><font point-size="9" color="#455a64">{_html(line)}</font>' for line in rest)
-    return f'{id_} [label=<<b>{_html(first)}</b>{small}> {_DOT_SHAPES[shape.kind]} fillcolor="{fill}" color="{border}"]'
+    look = f'{_DOT_SHAPES[shape.kind]} fillcolor="{fill}" color="{border}"'
+    return f"{id_} [label=<<b>{_html(first)}</b>{small}> {look}]"
 
 
 def _dot_legend(picture: Picture) -> str:
-    """The title over a row of what the shapes and colours mean, as the graph's own label: it takes no place inside."""
+    """The title over a row of what shapes and colours mean: the graph's own label, outside the layout."""
     cells = []
     for kind in _kinds(picture):
         fill, border = TINTS[kind]

@@ -14,7 +14,7 @@ from r2d2c.backend import Backend, find_backend
 from r2d2c.credit.record import CreditRule
 from r2d2c.credit.registry import rules as credit_rules
 from r2d2c.driver import Checked
-from r2d2c.graph import Graph, Value
+from r2d2c.graph import Graph, Value, Visit
 from r2d2c.lower.builder import TORCH_DTYPES
 from r2d2c.lower.graphs import Lowered, LoweredVisit, TrainingLowering, lower_forward, lower_inference
 from r2d2c.lower.init import Rng, initial
@@ -52,6 +52,17 @@ class Trace:
     values: Tensors
     deltas: Tensors
     losses: Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """A visit ready to run. freed: the values that no later visit reads."""
+
+    plan: Visit
+    run: Callable[..., Any]
+    lowered: LoweredVisit
+    freed: tuple[Value, ...]
+    losses: tuple[tuple[str, Value], ...]
 
 
 class Model(torch.nn.Module):
@@ -162,22 +173,23 @@ class Model(torch.nn.Module):
             raise TypeError(f"{self._spec.name}: {'; '.join(problems)}") from error
 
     # -- learning
-    def _visits(self) -> list[tuple[LoweredVisit, Callable[..., Any], tuple[Value, ...]]]:
-        """Every visit with its function, and the values that no later one reads."""
-        made = self._compiled.get("visits")
+    def _visits(self) -> list[_Visit]:
+        made: list[_Visit] | None = self._compiled.get("visits")
         if made is None:
             if self._backend.visit is None:
                 raise TypeError(f"the backend `{self._backend.name}` is for inference only")
+            graph = self._training_graph
             with paused_collector():
-                lowered = TrainingLowering(self._training_graph, self._spec.ops, self._float).visits()
+                lowered = TrainingLowering(graph, self._spec.ops, self._float).visits()
             last = {value: k for k, visit in enumerate(lowered) for value in visit.reads}
             keep = set(self._result_values())
             made = []
-            for k, visit in enumerate(lowered):
+            for k, (visit, plan) in enumerate(zip(lowered, graph.visits, strict=True)):
                 freed = tuple(v for v in visit.reads if last[v] == k and v not in keep)
-                made.append((visit, self._backend.visit(self, visit), freed))
+                losses = tuple((name, graph.losses[name].value) for name in plan.losses)
+                made.append(_Visit(plan, self._backend.visit(self, visit), visit, freed, losses))
             self._compiled["visits"] = made
-        return made  # type: ignore[no-any-return]
+        return made
 
     def _result_values(self) -> list[Value]:
         graph = self._training_graph
@@ -194,25 +206,30 @@ class Model(torch.nn.Module):
         for port in graph.body.inputs:
             slots[port.value] = batch[port.name]
         rng = Rng(graph.seed, self._step)
-        self._step += 1
-        for (visit, run, freed), plan in zip(self._visits(), graph.visits, strict=True):
-            arguments = [slots[value] for value in visit.reads]
-            for value in freed:
+        # As `self._step += 1`, without the search through all kinds of attributes that nn.Module makes of it.
+        self.__dict__["_step"] += 1
+        for visit in self._visits():
+            lowered = visit.lowered
+            arguments = [slots[value] for value in lowered.reads]
+            for value in visit.freed:
                 del slots[value]
-            if visit.random:
+            if lowered.random:
                 arguments.append(rng)
-            with torch.enable_grad():
-                try:
-                    results = run(*arguments)
-                except RuntimeError as error:
-                    self._explain(batch, graph, error)
-                    self._explain_frozen(error)
-                    raise
+            try:
+                if torch.is_grad_enabled():
+                    results = visit.run(*arguments)
+                else:
+                    with torch.enable_grad():
+                        results = visit.run(*arguments)
+            except RuntimeError as error:
+                self._explain(batch, graph, error)
+                self._explain_frozen(error)
+                raise
             del arguments
-            for value, result in zip(visit.writes, results, strict=True):
-                slots[value] = result
-            losses = {name: slots[graph.losses[name].value].detach() for name in plan.losses}
+            slots.update(zip(lowered.writes, results, strict=True))
             del results
+            losses = {name: slots[value].detach() for name, value in visit.losses}
+            plan = visit.plan
             yield VisitResult(plan.name, losses, plan.finished, plan.tasks)
 
     def _check_batch(self, batch: Mapping[str, Any], graph: Graph) -> None:

@@ -1,4 +1,4 @@
-"""What a spec costs before it runs: parameters, operations and activations, visit by visit. Torch is not needed."""
+"""What a spec costs before it runs: parameters, operations and activations, visit by visit. No torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _number(dim: int | Dim, sizes: Mapping[str, int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class OwnerPlan:
-    """The storage of a behavior, a representative or a loss. ``inference``: whether the composed model needs it."""
+    """The parameters of a behavior or a representative. ``inference``: the composed model needs them."""
 
     owner: str
     parameters: int
@@ -46,7 +46,7 @@ class OwnerPlan:
 
 @dataclass(frozen=True, slots=True)
 class VisitPlan:
-    """A visit in numbers. ``flops``: of its forward, for one sample. ``bytes``: of its values, for the batch."""
+    """A visit in numbers. ``flops``: forward, for one sample. ``bytes``: its values, for the batch."""
 
     name: str
     tasks: tuple[str, ...]
@@ -82,7 +82,7 @@ class Plan:
 def plan(
     checked: Checked, rules: Mapping[str, CreditRule], batch: int = 32, sizes: Mapping[str, int] | None = None
 ) -> Plan:
-    """Count a spec. Run-time dims other than the batch get ``sizes``, else the middle of their range, else 1."""
+    """Count a spec. Run-time dims but the batch get ``sizes``, else the middle of their range, else 1."""
     from r2d2c.passes.inline import inference_graph
     from r2d2c.passes.training import training_graph
 

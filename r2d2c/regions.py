@@ -8,8 +8,10 @@ _HOMES = ("behavior", "representative", "loss", "output", "model")
 
 
 def homes(graph: Graph) -> dict[str, str]:
-    """The behavior, representative, loss or output that every region is part of: of those, each itself; of a block, that
-    of the first region that calls it."""
+    """The behavior, representative, loss or output that every region is part of.
+
+    Those are part of themselves; a block is part of what the first region that calls it is part of.
+    """
     found = {name: name for name, region in graph.regions.items() if region.kind in _HOMES}
     todo = list(found)
     while todo:

@@ -1,8 +1,8 @@
 """A parsed spec as text, for `compile --emit syntax`: every expression as one nested form with its place.
 
-    task encode  # spec.yaml:10
-      behavior
-        h = (|> (|> x (linear (* 2 H))) relu)  # spec.yaml:11
+task encode  # spec.yaml:10
+  behavior
+    h = (|> (|> x (linear (* 2 H))) relu)  # spec.yaml:11
 """
 
 from __future__ import annotations

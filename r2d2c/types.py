@@ -85,7 +85,7 @@ class Dim:
         return _atom(Quotient(self, as_dim(other)))
 
     def __rfloordiv__(self, other: DimLike) -> DimLike:
-        return _atom(Quotient(as_dim(other), self))
+        return _atom(Quotient(as_dim(other), self)) if other else 0
 
     def __mod__(self, other: DimLike) -> DimLike:
         if isinstance(other, int) and all(factor % other == 0 for _, factor in self.terms):
@@ -93,7 +93,7 @@ class Dim:
         return _atom(Quotient(self, as_dim(other), True))
 
     def __rmod__(self, other: DimLike) -> DimLike:
-        return _atom(Quotient(as_dim(other), self, True))
+        return _atom(Quotient(as_dim(other), self, True)) if other else 0
 
     def symbols(self) -> set[str]:
         """Every symbol in it, inside quotients too."""

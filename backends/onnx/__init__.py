@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from .export import ExportReport
     from r2d2c.lower.graphs import Lowered
     from r2d2c.model import Model
+
+    from .export import ExportReport
+    from .inspect import Inspection
 
 
 # onnx and onnxruntime are imported when they are used: naming a backend must not pay for them.
@@ -28,6 +30,16 @@ def _export(model: Model, path: Path, **options: Any) -> ExportReport:
     return export(model, path, **options)
 
 
+def _inspect(path: Path) -> Inspection:
+    from .inspect import inspect_model
+
+    return inspect_model(path)
+
+
 BACKEND = Backend(
-    "onnx", "ONNX Runtime, for inference only; and the ONNX files of `export`.", _inference, export=_export
+    "onnx",
+    "ONNX Runtime, for inference only; and the ONNX files of `export`.",
+    _inference,
+    export=_export,
+    inspect=_inspect,
 )

@@ -11,12 +11,14 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 import r2d2c
-from .context import OnnxContext, onnx_shape
-from .fallback import ask_torch
 from r2d2c.graph import Value
 from r2d2c.infer import Signatures
 from r2d2c.model import Model
 from r2d2c.types import Dim
+
+from .context import OnnxContext, onnx_shape
+from .fallback import ask_torch
+from .names import value_name
 
 # Version 10 is the first with metadata on nodes.
 IR_VERSION = 10
@@ -63,7 +65,10 @@ class _Writer:
     def run(self) -> Built:
         o, lowered = self.o, self.model._inference_lowered
         o.taken |= {*lowered.inputs, *self.graph.storage}
-        outputs = {name: o.unique(name) for name in lowered.outputs}
+        # ONNX keeps one name for one value: an output named like an input needs another.
+        outputs = {
+            name: o.unique(f"{name}_out" if name in lowered.inputs else name) for name in lowered.outputs
+        }
         names = iter(lowered.inputs)
         for fx_node in lowered.fx.nodes:
             if fx_node.op == "placeholder":
@@ -116,7 +121,7 @@ class _Writer:
         return found
 
     def _value(self, value: Value) -> Any:
-        """What a value of the graph is in ONNX. What left no node in the fx graph (a number) is made when it is read."""
+        """What a value of the graph is in ONNX. What left no fx node (a number) is made when read."""
         found = self.o.value_of.get(value)
         if found is not None:
             return found
@@ -128,10 +133,10 @@ class _Writer:
         if node.op == "constant":
             found = o.value_of[value] = node.attrs["value"]
             return found
-        inputs = [self._value(v) if v is not None else None for v in node.inputs]
+        inputs: list[Any] = [self._value(v) if v is not None else None for v in node.inputs]
         if node.op in ("stop", "leaf"):
-            found = o.value_of[value] = inputs[0]
-            return found
+            o.value_of[value] = inputs[0]
+            return inputs[0]
         o.begin(node)
         if node.op == "size":
             dim = node.attrs["dim"]
@@ -149,7 +154,7 @@ class _Writer:
         return o.value_of[value]
 
     def _outputs(self, names: dict[str, str]) -> list[ir.Value]:
-        """The graph's outputs, by the spec's names: the values themselves where each is a node's and has one name."""
+        """The graph's outputs under the spec's names: renamed values, or copies of what has a name."""
         o, found = self.o, []
         used: set[ir.Value] = set()
         for port in self.graph.body.outputs:
@@ -159,7 +164,9 @@ class _Writer:
             if isinstance(value, ir.Value) and value.producer() is not None and value not in used:
                 value.name = name
             else:
-                value = o.identity(value, name, node.id, node.origin or self.graph.body.origin)
+                value = o.identity(
+                    value, name, value_name(node, port.value.port), node.origin or self.graph.body.origin
+                )
             type_ = self.graph.types.get(port.value)
             if type_ is not None and not type_.weak:
                 value.shape = onnx_shape(type_)

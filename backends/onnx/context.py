@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,13 +15,15 @@ from r2d2c.infer import Signatures
 from r2d2c.source import Span
 from r2d2c.types import Dim, DimLike, TensorType, promote
 
+from .names import properties, statement_name, unique, value_name
+
 OPSET = 20
-Given = Union[ir.Value, float, int, bool]
+Given = ir.Value | float | int | bool
 
 ONNX_DTYPES = {
-    "f64": ir.DataType.DOUBLE, "f32": ir.DataType.FLOAT, "bf16": ir.DataType.BFLOAT16, "f16": ir.DataType.FLOAT16,
-    "i64": ir.DataType.INT64, "i32": ir.DataType.INT32, "i16": ir.DataType.INT16, "i8": ir.DataType.INT8,
-    "u8": ir.DataType.UINT8, "bool": ir.DataType.BOOL,
+    "f64": ir.DataType.DOUBLE, "f32": ir.DataType.FLOAT, "bf16": ir.DataType.BFLOAT16,
+    "f16": ir.DataType.FLOAT16, "i64": ir.DataType.INT64, "i32": ir.DataType.INT32, "i16": ir.DataType.INT16,
+    "i8": ir.DataType.INT8, "u8": ir.DataType.UINT8, "bool": ir.DataType.BOOL,
 }  # fmt: skip
 DTYPE_NAMES = {dtype: name for name, dtype in ONNX_DTYPES.items()}
 DEFAULTS = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
@@ -38,33 +39,10 @@ _DTYPE_FROM = {"Where": 1, "OneHot": 2, "CastLike": 1}
 _SECOND = {"TopK": ir.DataType.INT64, "MaxPool": ir.DataType.INT64, "Dropout": ir.DataType.BOOL}
 
 
-def file_of(span: Span | None) -> str | None:
-    """``file:line`` of a span, without the folder: an exported file must not tell where it was made."""
-    return None if span is None else f"{_file_name(span.source.name)}:{span.line}"
-
-
-@functools.lru_cache(maxsize=64)
-def _file_name(name: str) -> str:
-    return re.split(r"[\\/]", name)[-1]
-
-
-def value_name(node: Node, port: int = 0) -> str:
-    """A value's name in the spec: that of its statement where the node gives it, else the node's place."""
-    place, at, copy = node.id.partition("@")
-    if len(node.outputs) > 1:
-        return f"{place}.{node.outputs[port]}{at}{copy}"
-    base, dot, last = place.rpartition(".")
-    named = dot and node.outputs[0] != last.split("_")[0] and base.endswith(node.outputs[0])
-    return f"{base if named else place}{at}{copy}"
-
-
-def statement_name(node: Node) -> str:
-    """The value of the spec that a node works for: ``encode.h`` for ``encode.h.linear_2``."""
-    return node.id.partition("@")[0].rpartition(".")[0] or node.id
-
-
 class OnnxContext:
-    """One ONNX graph under construction. ``default`` is what f32 stands for, in a model converted by ``.double()``.
+    """One ONNX graph under construction.
+
+    default: what f32 stands for, in a model converted by ``.double()``.
 
     Outside of `begin` … `end` it adds nodes that belong to no op; `value_of` has what the ops' values became.
     """
@@ -79,6 +57,7 @@ class OnnxContext:
         self.functions: dict[Any, ir.Function] = {}
         self.opsets: dict[str, int] = {"": OPSET}
         self.taken: set[str] = set()
+        self._node_names: set[str] = set()
         self._weak: dict[ir.Value, str] = {}
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._symbols: dict[str, tuple[ir.Value, int, Span | None]] = {}
@@ -111,12 +90,16 @@ class OnnxContext:
             if dtype is not None:
                 made.type = ir.TensorType(dtype)
             if self._node is None:
-                node.name = self.unique(op)
+                node.name = self.unique_node(op)
                 made.name = self.unique(f"{op}:{position}")
         return node.outputs[0] if outputs == 1 else tuple(node.outputs)
 
     def const(self, value: Any, dtype: str = "f32") -> ir.Value:
-        """A constant of a number, a nested list or an array; equal ones are one initializer."""
+        """A constant of a number, a nested list or an array; equal ones are one initializer.
+
+        "f32" is the model's float, which `.double()` changes; "float32" is that always: some ONNX ops
+        insist on it.
+        """
         kind = self._dtype(dtype)
         array = np.asarray(value)
         tensor = ir.Tensor(np.asarray(array.astype(kind.numpy()), order="C"), dtype=kind)
@@ -164,7 +147,7 @@ class OnnxContext:
         if not isinstance(value, ir.Value):
             return self.const(value, dtype)
         kind = self._dtype(dtype)
-        return value if value.dtype == kind else self("Cast", value, to=kind)  # type: ignore[no-any-return]
+        return value if value.dtype == kind else self("Cast", value, to=kind)
 
     def promote(self, *values: Given) -> tuple[ir.Value, ...]:
         """The values in their common dtype by torch's rules; ONNX itself never promotes."""
@@ -188,9 +171,12 @@ class OnnxContext:
         return self("Concat", *map(self.size, sizes), axis=0)  # type: ignore[no-any-return]
 
     # -- building
-    def initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    def initializer(self, name: str, tensor: Any) -> ir.Value:
         value = ir.Value(
-            name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            name=name,
+            shape=ir.Shape(tensor.shape),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
         )
         self.initializers.append(value)
         return value
@@ -206,19 +192,18 @@ class OnnxContext:
                 self._symbols.setdefault(str(dim), (made, axis, origin))
 
     def unique(self, name: str) -> str:
-        """A name that no value or node has."""
-        found, count = name, 1
-        while found in self.taken:
-            count += 1
-            found = f"{name}~{count}"
-        self.taken.add(found)
-        return found
+        """A name that no other value has."""
+        return unique(name, self.taken)
+
+    def unique_node(self, name: str) -> str:
+        """A name that no other node has; a value may have it."""
+        return unique(name, self._node_names)
 
     def begin(self, node: Node) -> None:
         """What follows is added for this op, until `end`."""
         task = node.id.partition(".")[0]
         self._node, self._first = node, len(self.nodes)
-        self._props = _properties(
+        self._props = properties(
             statement_name(node), node.origin, task if task in self.graph.tasks else None
         )
 
@@ -239,13 +224,10 @@ class OnnxContext:
             elif result.producer() in own and result.name is None:
                 result.name = self.unique(value_name(node, port))
                 result.shape, result.type = onnx_shape(type_), ir.TensorType(self._dtype(type_.dtype))
-        result = results[0] if results else None
-        main = result.producer() if isinstance(result, ir.Value) else None
+        main = results[0].producer() if results and isinstance(results[0], ir.Value) else None
         for one in made:
             if one.name is None:
-                one.name = self.unique(f"node:{node.id}" if one is main else f"node:{node.id}/{one.op_type}")[
-                    5:
-                ]
+                one.name = self.unique_node(node.id if one is main else f"{node.id}/{one.op_type}")
             for output in one.outputs:
                 if output.name is None:
                     output.name = self.unique(f"{node.id}/{one.op_type}")
@@ -254,9 +236,9 @@ class OnnxContext:
 
     def identity(self, value: Given, name: str, said: str, origin: Span | None) -> ir.Value:
         """A value again, under another name."""
-        self._props = _properties(said, origin, None)
+        self._props = properties(said, origin, None)
         made: ir.Value = self("Identity", value)
-        made.producer().name = self.unique(f"node:outputs.{name}")[5:]  # type: ignore[union-attr]
+        made.producer().name = self.unique_node(f"outputs.{name}")  # type: ignore[union-attr]
         made.name = name
         self._props = {}
         return made
@@ -264,6 +246,8 @@ class OnnxContext:
     # -- inside
     def _dtype(self, name: str) -> ir.DataType:
         name = _STRONG.get(name, name)
+        if name == "float32":
+            return ir.DataType.FLOAT
         return ONNX_DTYPES[self.default if name == "f32" else name]
 
     def _number(self, number: float | int | bool, like: ir.DataType | None) -> ir.Value:
@@ -301,28 +285,23 @@ class OnnxContext:
         found = self._sizes.get(key)
         if found is None:
             tensor, axis, origin = self._symbols[name]
-            before, self._props = self._props, _properties(name, origin, None)
+            before, self._props = self._props, properties(name, origin, None)
             found = self._sizes[key] = self("Shape", tensor, start=axis, end=axis + 1)
             self._props = before
             node = found.producer()
             assert node is not None
-            node.name = found.name = self.unique(f"size/{name}")
+            node.name, found.name = self.unique_node(f"size/{name}"), self.unique(f"size/{name}")
         return found
 
 
 def onnx_shape(type_: TensorType) -> ir.Shape:
     """A type's dims; those of the run by their names."""
-    return ir.Shape([str(d).replace("?", "") if isinstance(d, Dim) else int(d) for d in type_.dims])
+    return ir.Shape([_dim_name(d) if isinstance(d, Dim) else int(d) for d in type_.dims])
 
 
-def _properties(value: str, origin: Span | None, task: str | None) -> dict[str, str]:
-    found = {"r2d2c.value": value}
-    source = file_of(origin)
-    if source is not None:
-        found["r2d2c.source"] = source
-    if task is not None:
-        found["r2d2c.task"] = task
-    return found
+@functools.lru_cache(maxsize=1024)
+def _dim_name(dim: Dim) -> str:
+    return str(dim).replace("?", "")
 
 
 def _constant_name(kind: ir.DataType, array: np.ndarray[Any, Any]) -> str:

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from r2d2c.diagnostics import CompileError, Sink
+from r2d2c.model import Model
+from r2d2c.train.atomic import write_atomic
+
 from .build import build
 from .context import OPSET
 from .runtime import serialize
 from .verify import check_model, verify
-from r2d2c.diagnostics import CompileError, Sink
-from r2d2c.model import Model
-from r2d2c.train.atomic import write_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class ExportReport:
             ", ".join(f"{n}={s}" for n, s in sizes.items()) or "fixed sizes" for sizes in self.sizes
         )
         return (
-            f"{self.path}: {self.nodes} nodes, {self.parameters:,} parameters, {self.bytes:,} bytes, opset {self.opset}\n"
+            f"{self.path}: {self.nodes} nodes, {self.parameters:,} parameters, {self.bytes:,} bytes, "
+            f"opset {self.opset}\n"
             f"verified against PyTorch at {compared}: largest difference {worst:.1e}"
         )
 
@@ -66,8 +68,9 @@ def export(
     overwrite: replace a file that is there.
 
     Raises `CompileError`, and then writes nothing: E601 (differs), E602 (the file exists), E603 (not valid),
-    E604 (ONNX Runtime cannot run it), E605 and E606 (an op without ONNX form), E607 (too large), E608 (does not
-    run), E609 (no such folder), E612 (ONNX lacks an op for a dtype). `OSError` of the disk comes through, with an old file untouched.
+    E604 (ONNX Runtime cannot run it), E605 and E606 (an op without ONNX form), E607 (too large), E608 (does
+    not run), E609 (no such folder), E612 (ONNX lacks an op for a dtype). `OSError` of the disk comes through,
+    with an old file untouched.
     """
     path = Path(path)
     _check_target(path, overwrite)

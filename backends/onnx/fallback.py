@@ -1,4 +1,4 @@
-"""An op without an ONNX form (a plug-in's): torch.onnx.export writes it alone, and its nodes are spliced into ours."""
+"""An op without an ONNX form (a plug-in's): torch.onnx.export writes it, its nodes are spliced into ours."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import onnx_ir as ir
 import torch
 import torch.fx as fx
 
-from .context import OPSET, OnnxContext
 from r2d2c.diagnostics import CompileError, Sink
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.infer import Signature, Signatures
 from r2d2c.lower.builder import TORCH_DTYPES, FxBuilder
 from r2d2c.sampling import run_time_sizes
 from r2d2c.types import Dim, evaluate
+
+from .context import OPSET, OnnxContext
 
 if TYPE_CHECKING:
     from r2d2c.model import Model
@@ -37,7 +38,7 @@ def ask_torch(
         sink.report(
             "E605",
             node.origin,
-            f"the op `{node.op}` has no ONNX form, and torch.onnx.export, which could write it, needs onnxscript",
+            f"the op `{node.op}` has no ONNX form, and torch.onnx.export needs onnxscript to write it",
             fix="install onnxscript, or give the op's record an `onnx` function",
         )
         sink.stop_on_errors()

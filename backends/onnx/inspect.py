@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from r2d2c.diagnostics import CompileError, Sink
 
@@ -92,7 +92,7 @@ class Inspection:
 
 
 def inspect_model(path: str | Path) -> Inspection:
-    """Read an ONNX file of any maker. Raises `CompileError`: E610 if it cannot be read, E611 if it is not ONNX."""
+    """Read an ONNX file of any maker. Raises `CompileError`: E610 if unreadable, E611 if it is not ONNX."""
     path = Path(path)
     model, size = _read(path)
     graph = model.graph

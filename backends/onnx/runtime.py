@@ -10,15 +10,16 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 
-from .build import Built, build
 from r2d2c.diagnostics import CompileError, Sink
 from r2d2c.lower.graphs import Lowered
 from r2d2c.model import Model
 from r2d2c.source import Span
 
+from .build import Built, build
+
 LIMIT = 2**31 - 1  # what one protobuf message, and so one ONNX file, can hold
 _MISSING = re.compile(r"Could not find an implementation for (\w+)\(\d+\) node with name '([^']*)'")
-# Each of these is the machine's or ONNX Runtime's refusal of a model, as opposed to a mistake in how we call it.
+# ONNX Runtime's refusals of a model or of its inputs.
 FAILURES = (
     onnxruntime.capi.onnxruntime_pybind11_state.Fail,
     onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
@@ -38,7 +39,7 @@ def serialize(built: Built, name: str) -> bytes:
     sink.report(
         "E607",
         None,
-        f"`{name}` has {built.storage_bytes / 2**30:.1f} GiB of parameters, and one ONNX file holds less than 2 GiB",
+        f"`{name}` has {built.storage_bytes / 2**30:.1f} GiB of parameters, an ONNX file holds less than 2",
         fix="export it in a smaller dtype, or split the model",
     )
     raise CompileError(sink.diagnostics)

@@ -11,15 +11,16 @@ import onnx
 import torch
 
 from r2d2c.backend import find_backend
-from .build import Built
-from .context import OPSET
-from .runtime import FAILURES, open_session, origin_of, refusal, run
 from r2d2c.diagnostics import CompileError, Sink
 from r2d2c.model import Model
 from r2d2c.sampling import random_batch, run_time_sizes
 from r2d2c.types import Dim
 
-# Sizes of run-time dims other than the batch: odd, different, and the first ones large enough for most windows.
+from .build import Built
+from .context import OPSET
+from .runtime import FAILURES, open_session, origin_of, refusal, run
+
+# Sizes of run-time dims other than the batch: different ones, large enough for most windows.
 OTHER_SIZES = (12, 7, 17)
 _UNSUPPORTED = re.compile(r"op_type:\s*(\w+), node name: ([^)]*)\).*has unsupported type: tensor\((\w+)\)")
 # Below this an output counts as zero when differences are related to its scale.
@@ -30,7 +31,7 @@ LEAST_SCALE = 1e-3
 class Comparison:
     """What a verification saw.
 
-    differences: by output, the largest difference relative to the output's scale over all runs, with the sizes where it was.
+    differences: by output, the largest difference relative to the output's scale, and the sizes where it was.
     ran: the sizes that were compared; skipped: those that the PyTorch module itself refuses.
     """
 
@@ -40,8 +41,10 @@ class Comparison:
 
 
 def check_model(data: bytes, model: Model) -> None:
-    """onnx.checker with strict shape inference. Raises `CompileError`: E612 if ONNX has an op not for its dtype,
-    E603 if the model is not valid."""
+    """onnx.checker with strict shape inference.
+
+    Raises `CompileError`: E612 if ONNX lacks an op for its dtype, E603 if the model is not valid.
+    """
     try:
         onnx.checker.check_model(data, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -66,8 +69,8 @@ def verify(
 ) -> Comparison:
     """Compare outputs on random inputs of several sizes.
 
-    Raises `CompileError`: E601 if an output differs by more than ``tolerance`` times its scale, E604 if ONNX Runtime
-    cannot run the model, E608 if the module runs at none of the sizes.
+    Raises `CompileError`: E601 if an output differs by more than ``tolerance`` times its scale, E604 if ONNX
+    Runtime cannot run the model, E608 if the module runs at none of the sizes.
     """
     session = open_session(data, model)
     module: Callable[..., dict[str, Any]] = find_backend("eager").inference(model, model._inference_lowered)
@@ -173,8 +176,8 @@ def _judge(found: Comparison, tolerance: float, name: str) -> None:
             sink.report(
                 "E601",
                 None,
-                f"the output `{output}` of the ONNX model differs from PyTorch's by {difference:.2g} of its scale "
-                f"at {_shown(sizes)}; at most {tolerance:.2g} is allowed",
+                f"the output `{output}` of the ONNX model differs from PyTorch's by {difference:.2g} of its "
+                f"scale at {_shown(sizes)}; at most {tolerance:.2g} is allowed",
                 notes=["no file was written"],
             )
     sink.stop_on_errors()

@@ -14,6 +14,7 @@ import typer
 from r2d2c.diagnostics import Diagnostic
 
 Align = Literal["left", "right", "center"]
+_SIDES: dict[str, Align] = {"l": "left", "r": "right", "c": "center"}
 
 
 def colored(stream: TextIO) -> bool:
@@ -49,28 +50,35 @@ def print_json(value: Any) -> None:
 def print_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
-    align: Sequence[Align] = (),
+    align: str = "",
     tints: dict[str, str] | None = None,
 ) -> None:
     """A table: with rules and colour on a terminal, else text in columns.
 
+    align: ``l``, ``r`` or ``c`` for each column; left where it says nothing.
     tints: rich styles of cells by their whole text.
     """
-    align = [*align, *(["left"] * (len(columns) - len(align)))]
+    sides = [_SIDES[letter] for letter in align.ljust(len(columns), "l")]
     if colored(sys.stdout):
         from rich import box
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=any(columns), header_style="bold")
-        for name, side in zip(columns, align, strict=True):
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            show_header=any(columns),
+            header_style="bold",
+        )
+        for name, side in zip(columns, sides, strict=True):
             table.add_column(Text(name), justify=side, overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell, style=(tints or {}).get(cell, "")) for cell in row))
         Console(highlight=False).print(table)
         return
-    for line in _columns([columns, *rows] if any(columns) else rows, align):
+    for line in _columns([columns, *rows] if any(columns) else rows, sides):
         print(line)
 
 

@@ -1,7 +1,8 @@
 """The entry point of the command line: the table of commands, and what becomes of every exception.
 
-Exit codes: 0 fine, 1 the spec, the data or the model is at fault, 2 wrong usage, 3 the machine, 70 a bug of ours,
-130 interrupted. Only the command that is called for is imported, so that ``--help`` and a mistake in a spec are quick.
+Exit codes: 0 fine, 1 the spec, the data or the model is at fault, 2 wrong usage, 3 the machine, 70 a bug of
+ours, 130 interrupted. Only the command that is called for is imported, so that ``--help`` and a mistake in a
+spec are quick.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
 OK, AT_FAULT, USAGE, MACHINE, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
 
-DOC = """A compiler for neural networks that do not learn the usual way: losses, credit and learning rules are part of the
-graph. Start with `r2d2c new my.yaml`, then check, wiring, train."""
+DOC = """A compiler for neural networks that do not learn the usual way: losses, credit and learning rules are
+part of the graph. Start with `r2d2c new my.yaml`, then check, wiring, train."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ COMMANDS: tuple[Row, ...] = (
 
 def run() -> None:
     """The console script."""
-    # Start-up makes many objects that stay: collecting garbage among them every 700 costs 30 ms of the first 200.
+    # Start-up makes many objects that stay; looking for garbage among them every 700 is time lost.
     gc.set_threshold(50_000, 20, 20)
     # Pydantic would look through the metadata of every installed package for plug-ins of its own.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -94,7 +96,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
-    """The application, in which only the command that ``arguments`` name is real; the rest is there for help."""
+    """The application. Only the command that ``arguments`` name is real; the rest is there for help."""
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     on_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     app = typer.Typer(
@@ -119,10 +121,16 @@ def build(arguments: Sequence[str]) -> typer.Typer:
 
     for row in COMMANDS:
         if row.name == wanted:
-            app.command(row.name, rich_help_panel=row.panel)(_function(row))
+            function = _function(row.name)
+            app.command(row.name, help=_reflowed(function.__doc__), rich_help_panel=row.panel)(function)
         else:
             app.command(row.name, help=row.help, rich_help_panel=row.panel)(_not_loaded)
     return app
+
+
+def _reflowed(doc: str | None) -> str | None:
+    """A docstring with every paragraph in one line: Rich would keep the line breaks of the source."""
+    return "\n\n".join(" ".join(part.split()) for part in doc.split("\n\n")) if doc else None
 
 
 def _not_loaded() -> None:
@@ -137,23 +145,14 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _function(row: Row) -> Callable[..., Any]:
-    from importlib import import_module
-
-    name = f"r2d2c.cli.commands.{row.name}"
+def _function(command: str) -> Callable[..., Any]:
+    name = f"r2d2c.cli.commands.{command}"
     try:
         module = import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        return _absent(row)
-    function: Callable[..., Any] = getattr(module, "command", None) or getattr(module, row.name)
+        print(f"r2d2c: `{command}` is not part of this installation", file=sys.stderr)
+        raise SystemExit(USAGE) from None
+    function: Callable[..., Any] = getattr(module, "command", None) or getattr(module, command)
     return function
-
-
-def _absent(row: Row) -> Callable[..., Any]:
-    def absent() -> None:
-        print(f"r2d2c: `{row.name}` is not part of this installation", file=sys.stderr)
-        raise SystemExit(USAGE)
-
-    return absent

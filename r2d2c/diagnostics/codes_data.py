@@ -251,4 +251,119 @@ The metric is not one of accuracy, top_k_accuracy, perplexity, mse and mae, nor 
       - acuracy(logits, y)
       - accuracy(logits, y)""",
     ),
+    Entry(
+        "E536",
+        "loss is NaN or infinite",
+        """\
+A loss (or, before it is saved, a parameter) became NaN or infinite while training, so every number that
+depends on it is lost. Training stops; the last good checkpoint is kept and named. The usual reasons are a
+learning rate that is too large, and a division by zero, log(0), sqrt(0) or norm(0) in the spec.
+
+    r2d2c train --resume runs/first                    # goes on from the last good checkpoint
+    r2d2c train spec.yaml --set 'train.optimizer=adam(lr=1e-4)'""",
+    ),
+    Entry(
+        "E539",
+        "no such split",
+        """\
+The data has no split of this name. Splits are called train, validation and test; `r2d2c data SOURCE` shows
+which there are. `train.split` holds out a share of the training data for validation.""",
+    ),
+    Entry(
+        "E540",
+        "bad optimizer or schedule",
+        """\
+An optimizer or a schedule is a name with named arguments: numbers, names or tuples of numbers. Only a
+schedule may be a pipe.
+
+    optimizer: adam(2e-3)                       # which argument is this?
+    optimizer: adam(lr=2e-3)
+    schedule: warmup(epochs=2) |> cosine""",
+    ),
+    Entry(
+        "E541",
+        "nothing of this name to monitor",
+        """\
+`monitor` names what decides which checkpoint is best: one of the metrics, one of the losses, or `loss`, the
+weighted sum of all losses.
+
+    train:
+      metrics:
+        - accuracy(logits, y)
+      monitor: accuracy(logits, y)""",
+    ),
+    Entry(
+        "E542",
+        "bad share for `split`",
+        """\
+`split` is the share of the training data that is held out for validation where the data has no validation
+split of its own: a number between 0 and 1.
+
+    train:
+      split: 0.1""",
+    ),
+    Entry(
+        "E543",
+        "no such device",
+        """\
+The device is not there: no such GPU, no driver, or a build of torch without support for it. The note lists
+the devices that there are. `pip install torch` from the index of the right CUDA version brings support.
+
+    r2d2c train spec.yaml --device cuda:0""",
+    ),
+    Entry(
+        "E544",
+        "data does not tell a size",
+        """\
+A dim that is `infer` gets its size from the shape of the column that feeds a port, or from the number of
+classes. This data has no column for a port with that dim, or does not say how many classes there are.
+
+    dims: {D: infer, C: infer}
+    inputs:
+      x: f32[B, D]          # D is the width of column `x`""",
+    ),
+    Entry(
+        "E545",
+        "no data",
+        """\
+Neither the spec nor the command says which data to use, or a run was trained on batches from Python, which
+a run's folder cannot hold.
+
+    r2d2c train spec.yaml --data digits""",
+    ),
+    Entry(
+        "W546",
+        "representative has collapsed",
+        """\
+The representative of a task becomes the same for every sample: its standard deviation over a batch is below
+2 % of its scale, or has fallen to less than half of the widest it was while its scale fell less. The task's
+own loss then looks excellent, because a constant is easy to hit, and nothing is learned. It happens when
+nothing but the task's own loss teaches the representative, as with the default feed: no loss further on then
+sees it. Training goes on; the warning comes once. `metrics.jsonl` has the spread of every epoch.
+
+    links:
+      encode.h -> classify: {credit: local, feed: encode.r}
+    tasks:
+      encode:
+        teach: encode + classify""",
+    ),
+    Entry(
+        "W547",
+        "nothing to measure the monitor on",
+        """\
+`monitor` names a metric, and the data has no validation split. The test split is never looked at before the
+end, so the training loss decides which checkpoint is best.
+
+    train:
+      split: 0.1            # holds out a tenth of the training data for validation""",
+    ),
+    Entry(
+        "E548",
+        "run cannot go on like this",
+        """\
+A run is resumed with the settings it was started with: they are in its `spec.yaml`. Only more epochs, the
+data's place, the device and the threads can be given anew; a finished run goes on only with more epochs.
+
+    r2d2c train --resume runs/first --epochs 60""",
+    ),
 )

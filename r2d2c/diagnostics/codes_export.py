@@ -10,8 +10,8 @@ EXPORT: tuple[Entry, ...] = (
         "the ONNX model differs from PyTorch",
         """\
 Every export is run in ONNX Runtime beside the PyTorch module, on random inputs of several batch sizes. An
-output differed by more than the tolerance, which is relative to the largest number in that output. No file was
-written. The message names the output, the batch size and the difference.
+output differed by more than the tolerance, which is relative to the largest number in that output. No file
+was written. The message names the output, the batch size and the difference.
 
 A difference just above the tolerance is rounding: a deep model may need `tolerance=1e-3`. A large one is a
 mistake in the ONNX form of an op; a plug-in's op is the first to look at.""",
@@ -28,9 +28,9 @@ An export never replaces a file unless it is told to. Choose another name, or:
         "E603",
         "the ONNX model is not valid",
         """\
-onnx.checker, or its shape inference, refused the model that was written. If a plug-in's op is in it, its `onnx`
-function makes nodes whose result is not of the type that its shape rule says. Else it is a mistake in r2d2c:
-please report it with the spec.""",
+onnx.checker, or its shape inference, refused the model that was written. If a plug-in's op is in it, its
+`onnx` function makes nodes whose result is not of the type that its shape rule says. Else it is a mistake in
+r2d2c: please report it with the spec.""",
     ),
     Entry(
         "E604",
@@ -56,8 +56,8 @@ Or give the op's record an `onnx` function: `lambda o, a: o("Tanh", a.x)`.""",
         "E606",
         "an op cannot be written as ONNX",
         """\
-The op has no ONNX form of its own, and torch.onnx.export, asked for this op alone, failed. The message has its
-reason. Give the op's record an `onnx` function: `lambda o, a: o("Tanh", a.x)`.""",
+The op has no ONNX form of its own, and torch.onnx.export, asked for this op alone, failed. The message has
+its reason. Give the op's record an `onnx` function: `lambda o, a: o("Tanh", a.x)`.""",
     ),
     Entry(
         "E607",
@@ -70,8 +70,8 @@ by r2d2c: export in a smaller dtype, or split the model into specs of their own.
         "E608",
         "the model runs at none of the sizes tried",
         """\
-An export is verified on random inputs of several sizes, and the PyTorch module itself failed on all of them: a
-window that is longer than the sequence, say. Give batch sizes at which it runs:
+An export is verified on random inputs of several sizes, and the PyTorch module itself failed on all of them:
+a window that is longer than the sequence, say. Give batch sizes at which it runs:
 
     r2d2c.export(model, "m.onnx", batch_sizes=(16, 32))""",
     ),
@@ -89,14 +89,14 @@ window that is longer than the sequence, say. Give batch sizes at which it runs:
         "E611",
         "not an ONNX file",
         """\
-The file is empty, cut off, damaged, or of another format: checkpoints (`.safetensors`), PyTorch files (`.pt`) and
-runs are not ONNX. `r2d2c export RUN -o m.onnx` makes one from a run.""",
+The file is empty, cut off, damaged, or of another format: checkpoints (`.safetensors`), PyTorch files (`.pt`)
+and runs are not ONNX. `r2d2c export RUN -o m.onnx` makes one from a run.""",
     ),
     Entry(
         "E612",
         "ONNX has no op for a dtype",
         """\
-ONNX defines an op for some dtypes only: in opset 20 there is no convolution, sine or sort of bfloat16, say. The
+ONNX defines an op for some dtypes only: in opset 20 there is no convolution, sine or sort of bfloat16. The
 message names the op and the place in the spec that needs it.
 
     r2d2c.export(model.float(), "m.onnx")      # export in float32""",

@@ -165,6 +165,22 @@ of its own (`weight`, `forward`, `training`, …).
         behavior: h = linear(x, 8)""",
     ),
     Entry(
+        "E217",
+        "a size that no input gives",
+        """\
+`B`, `T` and run-time ranges get their sizes from the axes of the inputs (where targets can be read, of those
+too). A dim that is no axis of any has no size to compute with.
+
+    dims: {depth: 1..8, D: 64}
+    inputs:
+      x: f32[B, D]
+    behavior: h = x / depth
+
+    inputs:
+      x: f32[B, depth, D]
+    behavior: h = sum(x, 1) / depth""",
+    ),
+    Entry(
         "E221",
         "too many arguments",
         """\

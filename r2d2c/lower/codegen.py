@@ -2,14 +2,16 @@
 
 The code is fx's own. Only the reads of parameters are changed: ``self.encode.h.linear.weight`` would go through
 `nn.Module.__getattr__` once a segment, so they become look-ups in the `_parameters` (or `_buffers`) dict of the module
-that holds it. `torch.func.functional_call`, `.to` and `load_state_dict` write to those same dicts.
+that holds it. `torch.func.functional_call`, `.to` and `load_state_dict` write to those same dicts. And
+`torch.autograd.backward` is called without the checks of its arguments, a tenth of a small model's step.
 """
 
 from __future__ import annotations
 
 import linecache
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ _READ = re.compile(r"^(    \w+) = self\.([\w.]+)(.*)$", re.MULTILINE)
 def compile_function(graph: fx.Graph, root: torch.nn.Module, name: str) -> Callable[..., Any]:
     """A function of the graph's placeholders that reads its parameters from ``root``."""
     code = graph.python_code("self")
-    scope: dict[str, Any] = dict(code.globals)
+    scope: dict[str, Any] = {**code.globals, "_backward": backward}
     holders: dict[int, str] = {}
 
     def read(match: re.Match[str]) -> str:
@@ -33,6 +35,7 @@ def compile_function(graph: fx.Graph, root: torch.nn.Module, name: str) -> Calla
         return f"{match[1]} = {label}[{attribute!r}]{match[3]}"
 
     source = _READ.sub(read, code.src).replace("def forward(self, ", "def forward(").replace("def forward(self)", "def forward()")
+    source = source.replace(" = torch.autograd.backward(", " = _backward(")
     file = f"<r2d2c {name}>"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     exec(compile(source, file, "exec"), scope)
@@ -44,3 +47,30 @@ def _find(root: torch.nn.Module, path: str) -> torch.nn.Module:
     for part in path.split(".") if path else ():
         root = root._modules[part]  # type: ignore[assignment]
     return root
+
+
+_ENGINE = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+
+
+@cache
+def _one(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.ones((), dtype=dtype, device=device)
+
+
+def backward(
+    outputs: Sequence[torch.Tensor],
+    cotangents: Sequence[torch.Tensor | None] | None,
+    inputs: Sequence[torch.Tensor],
+    retain_graph: bool = False,
+) -> None:
+    """As `torch.autograd.backward` of scalars and of tensors with cotangents, which is all that `vjp` nodes make."""
+    if cotangents is None:
+        given = [_one(out.dtype, out.device) for out in outputs]
+    else:
+        given = [
+            _one(out.dtype, out.device) if c is None else c for out, c in zip(outputs, cotangents, strict=True)
+        ]
+    _ENGINE.run_backward(
+        tuple(outputs), tuple(given), retain_graph, False, tuple(inputs), allow_unreachable=True, accumulate_grad=True
+    )

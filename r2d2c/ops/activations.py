@@ -65,7 +65,7 @@ def _exp_minus_one(o: Any, x: Any, dtype: str) -> Any:
 
 
 def _leaky_relu(o: Any, a: Any, dtype: str) -> Any:
-    if dtype == "f32":
+    if o.dtype_of(a.x) == "f32":  # what it is now: `.double()` turns f32 into f64
         return o("LeakyRelu", a.x, alpha=a.slope)
     return o("Where", o("Less", a.x, o.const(0, dtype)), o("Mul", a.x, o.const(a.slope, dtype)), a.x)
 
@@ -88,13 +88,13 @@ def _celu(o: Any, a: Any, dtype: str) -> Any:
 
 
 def _gelu(o: Any, a: Any) -> Any:
-    dtype = o.out[0].dtype
+    dtype = o.dtype_of(a.x)
     if dtype == "f32":
         return o("Gelu", a.x, approximate="none" if a.form == "exact" else "tanh")
     one, half = o.const(1, dtype), o.const(0.5, dtype)
     if a.form == "exact":
         # ONNX Runtime has no double Erf: it runs in f32 there.
-        inner = o.cast(o("Erf", o.cast(o("Mul", a.x, o.const(math.sqrt(0.5), dtype)), "f32")), dtype)
+        inner = o.cast(o("Erf", o.cast(o("Mul", a.x, o.const(math.sqrt(0.5), dtype)), "float32")), dtype)
     else:
         cube = o("Mul", o("Mul", o("Mul", a.x, a.x), a.x), o.const(0.044715, dtype))
         inner = o("Tanh", o("Mul", o("Add", a.x, cube), o.const(math.sqrt(2 / math.pi), dtype)))

@@ -195,7 +195,7 @@ def _upsample_lower(b: Any, a: Any) -> Any:
 
 def _upsample_onnx(o: Any, a: Any) -> Any:
     scales = per_axis(a.scale, o.type("x").rank - 2, "scale")
-    values = o.const([1.0, 1.0, *(float(s) for s in scales)], dtype="f32")
+    values = o.const([1.0, 1.0, *(float(s) for s in scales)], dtype="float32")
     how = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
     return o("Resize", a.x, None, values, **how)
 

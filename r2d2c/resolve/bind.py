@@ -164,11 +164,11 @@ def usage(op: Op) -> str:
 
 def _universal(evaluator: Evaluator, op: Op, extra: dict[str, Placed]) -> tuple[Init | None, bool, str | None]:
     init: Init | None = None
-    frozen, place = False, None
+    frozen, place = evaluator.region.frozen, None
     if "init" in extra:
         init = initialiser(evaluator, extra["init"])
     if "frozen" in extra:
-        frozen = extra["frozen"].value is True
+        frozen = frozen or extra["frozen"].value is True
         if not isinstance(extra["frozen"].value, bool):
             evaluator.sink.report("E226", extra["frozen"].span, "`frozen` is true or false")
     if "name" in extra:
@@ -186,7 +186,8 @@ def _universal(evaluator: Evaluator, op: Op, extra: dict[str, Placed]) -> tuple[
 def initialiser(evaluator: Evaluator, placed: Placed) -> Init | None:
     """What `init=` says."""
     value = placed.value
-    name, args = None, ()
+    name: str | None = None
+    args: tuple[Any, ...] = ()
     if isinstance(value, (Unknown, OpRef)):
         name = value.name
     elif isinstance(value, UnknownCall):

@@ -33,21 +33,26 @@ def call_block(evaluator: Evaluator, index: int, node: Expr, name: str) -> Any:
     bound = _bind(evaluator, index, node, name, block)
     if bound is None:
         return FAILED
-    arguments, repeat, shared, layer = bound
+    arguments, repeat, shared, layer, frozen = bound
     place = f"{evaluator.region.place}.{layer}" if layer else f"{evaluator.place}.{name}"
     place = evaluator.region.fresh(place)
     if layer:
         evaluator.region.layers[layer] = place
     if repeat is None:
-        return _instance(evaluator, index, name, block, arguments, place, place, active)
+        return _instance(evaluator, index, name, block, arguments, place, place, active, frozen)
     first = block.signature.parameters[0][0] if block.signature.parameters else ""
     if not isinstance(arguments.get(first), Value):
         evaluator.sink.report("E231", evaluator.span(index), f"`repeat` passes on a value, and `{name}` takes none first")
         return FAILED
     result: Any = arguments[first]
+    base = place
     for step in range(repeat):
-        region = place if shared else f"{place}.{step}"
-        result = _instance(evaluator, index, name, block, arguments | {first: result}, f"{place}.{step}", region, active)
+        # As if it were written `repeat` times: NAME, NAME_2, …
+        call = evaluator.region.fresh(base) if step else base
+        if layer and step and not shared:
+            evaluator.region.layers[call.rpartition(".")[2]] = call
+        region = place if shared else call
+        result = _instance(evaluator, index, name, block, arguments | {first: result}, call, region, active, frozen)
         if not isinstance(result, Value):
             if not isinstance(result, Failed):
                 evaluator.sink.report("E231", evaluator.span(index), f"`repeat` passes on one value, and `{name}` gives {len(result)}")
@@ -57,7 +62,7 @@ def call_block(evaluator: Evaluator, index: int, node: Expr, name: str) -> Any:
 
 def _bind(
     evaluator: Evaluator, index: int, node: Expr, name: str, block: Block
-) -> tuple[dict[str, Any], int | None, bool, str | None] | None:
+) -> tuple[dict[str, Any], int | None, bool, str | None, bool] | None:
     sink, parameters = evaluator.sink, block.signature.parameters
     usage = f"usage: {name}({', '.join(p if default < 0 else f'{p}=…' for p, default in parameters)})"
     positional = [evaluator.placed(i) for i in node.args[1:]]
@@ -65,7 +70,7 @@ def _bind(
         sink.report("E221", positional[len(parameters)].span, f"`{name}` takes {plural(len(parameters), 'argument')}", usage, also=[(block.span, "defined here")])
         return None
     given = {p: value for (p, _), value in zip(parameters, positional, strict=False)}
-    repeat, shared, layer = None, False, None
+    repeat, shared, layer, frozen = None, False, None, False
     names = [p for p, _ in parameters]
     for key, position in node.keywords:
         value = evaluator.placed(position)
@@ -80,12 +85,17 @@ def _bind(
             shared = value.value
         elif key == "name" and value.span.text.isidentifier():
             layer = value.span.text
-        elif key in ("repeat", "shared", "name"):
-            wanted = {"repeat": f"an integer from 1 to {MAX_REPEAT}", "shared": "true or false", "name": "a bare name"}[key]
+        elif key == "frozen" and isinstance(value.value, bool):
+            frozen = value.value
+        elif key in ("repeat", "shared", "name", "frozen"):
+            wanted = {
+                "repeat": f"an integer from 1 to {MAX_REPEAT}", "shared": "true or false", "name": "a bare name",
+                "frozen": "true or false",
+            }[key]  # fmt: skip
             sink.report("E226", value.span, f"`{key}` is {wanted}")
             return None
         else:
-            sink.report("E224", evaluator.keyword_span(key, position), f"`{name}` has no argument `{key}`", usage, fix=suggest(key, [*names, "repeat", "shared", "name"]), also=[(block.span, "defined here")])
+            sink.report("E224", evaluator.keyword_span(key, position), f"`{name}` has no argument `{key}`", usage, fix=suggest(key, [*names, "repeat", "shared", "name", "frozen"]), also=[(block.span, "defined here")])
             return None
     arguments: dict[str, Any] = {}
     for parameter, default in parameters:
@@ -104,7 +114,7 @@ def _bind(
             return None
         else:
             arguments[parameter] = None  # the instance evaluates its default
-    return arguments, repeat, shared, layer
+    return arguments, repeat, shared, layer, frozen
 
 
 def _is_choice(placed: Placed) -> bool:
@@ -120,6 +130,7 @@ def _instance(
     call_id: str,
     region_name: str,
     active: tuple[str, ...],
+    frozen: bool,
 ) -> Any:
     from r2d2c.resolve.evaluate import Evaluator as Inner
 
@@ -128,6 +139,8 @@ def _instance(
     if region_name not in program.regions:
         inner = RegionBuilder(program, region_name, "block", region_name, origin=evaluator.span(index))
         inner.active_blocks = (*active, name)
+        inner.frozen = frozen or region.frozen
+        inner.sized = region.sized
         for parameter, value in arguments.items():
             if parameter in values:
                 inner.names[parameter] = inner.port(parameter, block.span)

@@ -141,7 +141,7 @@ class Evaluator:
         program = self.program
         if name in program.dims:
             program.used_dims.add(name)
-            return program.dims[name]
+            return self._dim(index, name, program.dims[name])
         if name in program.blocks:
             return BlockRef(name)
         op = program.ops.get(name)
@@ -152,6 +152,17 @@ class Evaluator:
         if name in self.region.layers:
             return Path(self.region.layers[name])
         return Unknown(name)
+
+    def _dim(self, index: int, name: str, dim: Any) -> Any:
+        sized = self.region.sized
+        if sized is not None and isinstance(dim, Dim):
+            missing = sorted(s for s in dim.symbols() - sized if not s.startswith("?"))
+            if missing:
+                where = "input" if self.region.kind in ("behavior", "output") else "port"
+                message = f"no {where} has the dim `{missing[0]}`, so its size is not known when the model runs"
+                self.sink.report("E217", self.span(index), message, fix=f"give an input an axis `{missing[0]}`")
+                return FAILED
+        return dim
 
     def _literal(self, index: int, node: Expr) -> Any:
         return node.value
@@ -323,6 +334,11 @@ class Evaluator:
 
     def as_path(self, path: Path, span: Span) -> Any:
         found = self.region.outside(path.name)
+        if isinstance(found, Path):
+            values = [n for n in self.visible() if n.startswith(f"{path.name}.")]
+            fix = f"name one of its values: {', '.join(f'`{n}`' for n in values[:5])}" if values else None
+            self.sink.report("E206", span, f"the task `{path.name}` is not a value", "a value is expected here", fix=fix)
+            return FAILED
         if found is not None:
             return self.as_value(Placed(found, span))
         storage = self.find_storage(path.name)

@@ -37,7 +37,7 @@ class _Resolver:
         self.main = RegionBuilder(self.program, "model", "model", "model", origin=Span(spec.source, 0, 0))
         for port in (*spec.inputs, *spec.targets):
             self.main.port(port.name, port.span)
-        self.scopes = ModelScopes(spec, self.main)
+        self.scopes = ModelScopes(spec, self.main, self.port_types)
         self.tasks: dict[str, Task] = {}
         self.losses: dict[str, Loss] = {}
         self.links: list[Link] = []

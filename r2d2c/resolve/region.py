@@ -52,6 +52,10 @@ class RegionBuilder:
         self.layers: dict[str, str] = {}
         # The blocks whose instances this region is inside of, outermost first.
         self.active_blocks: tuple[str, ...] = ()
+        # Whether all storage made here is frozen: inside of a block used with `frozen=true`.
+        self.frozen = False
+        # The run-time dims that ports give a size to here; None where sizes are only names.
+        self.sized: frozenset[str] | None = None
         self._constants: dict[tuple[type, Any], Value] = {}
         self._ports: dict[str, Value] = {}
         self._params: dict[str, Value] = {}

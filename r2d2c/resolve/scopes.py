@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from r2d2c.diagnostics import Sink
@@ -10,13 +11,22 @@ from r2d2c.resolve.order import reads, topological
 from r2d2c.resolve.region import RegionBuilder
 from r2d2c.resolve.results import Failed, Forbidden, Path
 from r2d2c.syntax.spec import Spec, TaskSyntax
+from r2d2c.types import Dim, TensorType, symbol
+
+
+
+def _sized(types: Iterable[TensorType]) -> frozenset[str]:
+    """The run-time dims that are the size of an axis of some port, so that the model knows them when it runs."""
+    dims = {dim for type_ in types for dim in type_.dims if isinstance(dim, Dim)}
+    return frozenset(s for dim in dims for s in dim.symbols() if dim == symbol(s))
 
 
 class ModelScopes:
     """Makes the regions of a model's tasks and losses, and remembers what crosses their boundaries."""
 
-    def __init__(self, spec: Spec, main: RegionBuilder) -> None:
+    def __init__(self, spec: Spec, main: RegionBuilder, types: Mapping[str, TensorType]) -> None:
         self.spec, self.main = spec, main
+        self._sized = _sized([types[p.name] for p in spec.inputs]), _sized(types.values())
         self.inputs = {port.name for port in spec.inputs}
         self.targets = {port.name for port in spec.targets}
         self.tasks = {task.name: task for task in spec.tasks}
@@ -72,6 +82,7 @@ class ModelScopes:
     def _make(self, name: str, kind: Any, place: str, outside: Any, origin: Any) -> RegionBuilder:
         region = RegionBuilder(self.main.program, name, kind, place, origin=origin)
         region.outside = lambda wanted: outside(region, wanted)
+        region.sized = self._sized[0 if kind in ("behavior", "output") else 1]
         self.builders[name] = region
         return region
 

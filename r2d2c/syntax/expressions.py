@@ -235,14 +235,17 @@ def _parse(region: Region, start: str, sink: Sink) -> tuple[Any, list[Expr]] | N
         return None
     nodes = builder.begin()
     if not tokens:
-        place = Span(region.source, region.start, region.start + max(1, len(region.text)))
+        blanks = len(region.text) - len(region.text.lstrip())
+        first = region.start if blanks == len(region.text) else region.start + blanks
+        place = Span(region.source, first, max(first + 1, region.start + len(region.text.rstrip())))
         sink.report("E101", place, "an expression is missing here")
         return None
     try:
-        return parser.parse(tokens, start), nodes  # type: ignore[arg-type]
+        return parser.parse(tokens, start), nodes
     except UnexpectedToken as error:
         if start == "body":
-            return _parse_by_statement(region, tokens, sink)
+            _parse_by_statement(region, tokens, sink)
+            return None
         _report_unexpected(region, error, tokens, start, sink)
         return None
 
@@ -253,7 +256,7 @@ def _parse_by_statement(region: Region, tokens: list[Token], sink: Sink) -> None
     for statement in _statements(region, tokens):
         builder.begin()
         try:
-            parser.parse(statement, "body")  # type: ignore[arg-type]
+            parser.parse(statement, "body")
         except UnexpectedToken as error:
             _report_unexpected(region, error, statement, "body", sink)
 
@@ -309,7 +312,7 @@ def _report_unexpected(region: Region, error: UnexpectedToken, tokens: list[Toke
     else:
         place = Span(region.source, token.start_pos, token.end_pos)
     code, message, label, fix, opening = describe_unexpected(token, set(error.accepts or error.expected), tokens)
-    also = [(Span(region.source, opening.start_pos, opening.end_pos), "opened here")] if opening else []
+    also = [(Span(region.source, opening.start_pos or 0, opening.end_pos or 0), "opened here")] if opening else []
     sink.report(code, place, message, label, also=also, fix=fix or _WRITTEN.get(start))
 
 

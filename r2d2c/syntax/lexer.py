@@ -54,7 +54,7 @@ class ExpressionLexer(Lexer):
 
     def lex(self, lexer_state: LexerState, parser_state: Any) -> Iterator[Token]:
         """Lark's interface: our parser is given the tokens themselves, so that it can parse them by statement."""
-        return iter(lexer_state.text)
+        return iter(lexer_state.text)  # type: ignore[call-overload, no-any-return]
 
     def tokens(self, region: Region) -> list[Token]:
         """All tokens of a region. Raises `UnknownCharacter`."""

@@ -22,13 +22,27 @@ def find_device(name: str | None) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            built = "" if torch.version.cuda or torch.version.hip else " (this build of torch is for the CPU alone)"
-            refuse("E543", f"there is no device `{name}` here{built}", notes=[_present()], fix="leave --device out")
+            built = (
+                ""
+                if torch.version.cuda or torch.version.hip
+                else " (this build of torch is for the CPU alone)"
+            )
+            refuse(
+                "E543",
+                f"there is no device `{name}` here{built}",
+                notes=[_present()],
+                fix="leave --device out",
+            )
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
             refuse("E543", f"there is no device `{name}` here", notes=[_present()], fix="leave --device out")
     elif device.type != "cpu":
-        refuse("E543", f"r2d2c does not train on `{name}`", notes=[_present()], fix="write cpu, cuda, cuda:0 or mps")
+        refuse(
+            "E543",
+            f"r2d2c does not train on `{name}`",
+            notes=[_present()],
+            fix="write cpu, cuda, cuda:0 or mps",
+        )
     return device
 
 

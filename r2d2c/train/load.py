@@ -145,7 +145,9 @@ def load_data(
     return Loaded(bound, opened.name, tuple(sink.diagnostics))
 
 
-def _open(request: Request, default: str | None, span: Span | None, context: DataContext) -> Dataset | BatchStream:
+def _open(
+    request: Request, default: str | None, span: Span | None, context: DataContext
+) -> Dataset | BatchStream:
     what = request.what
     if isinstance(what, Dataset | BatchStream):
         return what

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -100,18 +100,14 @@ def weighted(model: Model, losses: Mapping[str, float]) -> float:
 
 
 class Spread:
-    """How far the representatives of a batch lie apart.
-
-    The standard deviation over the samples of a batch, relative to the root of the mean square: near 1 for codes
-    that differ, 0 for a representative that has collapsed to a constant.
-    """
+    """How far the representatives of a batch lie apart: see `Width`."""
 
     def __init__(self, model: Model) -> None:
         graph = model._training_graph
         found: dict[str, Value] = {}
         for node in graph.body.nodes:
             # The leaves of representatives, as losses see them; `@k` marks a copy for another visit.
-            if node.op == "leaf" and "@" not in node.id and node.id.endswith(".leaf") and node.inputs[0] is not None:
+            if node.op == "leaf" and node.id.endswith(".leaf") and node.inputs[0] is not None:
                 task = graph.tasks.get(node.id.split(".")[0])
                 if task is not None and task.representative is not None:
                     found[node.id.removesuffix(".leaf")] = node.inputs[0]
@@ -123,22 +119,40 @@ class Spread:
             self._inputs = lowered.inputs
             self._run = visit(model, LoweredVisit(lowered.fx, "representatives", (), (), False))
 
-    def of(self, batch: Batch) -> dict[str, float]:
-        """The spread of every representative; nothing for a batch of one sample."""
+    def of(self, batch: Batch) -> dict[str, Width]:
+        """The width of every representative; nothing for a batch of one sample."""
         if not self.names or size_of(batch) < 2:
             return {}
         with torch.no_grad():
             values = self._run(*(batch[name] for name in self._inputs))
-        return {name: _spread(value) for name, value in zip(self.names, values, strict=True)}
+        named = zip(self.names, values, strict=True)
+        return {name: _width(value) for name, value in named if value.dim() and value.is_floating_point()}
 
 
-def _spread(value: torch.Tensor) -> float:
-    if value.dim() == 0 or not value.is_floating_point():
-        return float("nan")
+class Width(NamedTuple):
+    """The spread of one representative.
+
+    deviation: the standard deviation over the samples of a batch. relative: the same, as a part of the root of the
+    mean square: near 1 for codes that differ, 0 for a constant.
+    """
+
+    deviation: float
+    relative: float
+
+    def collapsed(self, widest: Width) -> bool:
+        """Whether it is nearly a constant, or has lost much of the most that it ever had, by both measures."""
+        narrowed = self.deviation < 0.5 * widest.deviation and self.relative < 0.6 * widest.relative
+        return self.relative < 0.02 or narrowed
+
+    def wider(self, other: Width) -> Width:
+        return Width(max(self.deviation, other.deviation), max(self.relative, other.relative))
+
+
+def _width(value: torch.Tensor) -> Width:
     flat = value.float().flatten(1) if value.dim() > 1 else value.float().unsqueeze(1)
     scale = float(flat.square().mean().sqrt())
     deviation = float(flat.var(0, correction=0).mean().sqrt())
-    return deviation / scale if scale > 0 else 0.0
+    return Width(deviation, deviation / scale if scale > 0 else 0.0)
 
 
 def _device(model: Model) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from r2d2c.driver import Checked
-from r2d2c.graph import Graph, Value
+from r2d2c.graph import Graph
 from r2d2c.source import Span
 from r2d2c.train.data import Dataset, Port
 from r2d2c.train.refuse import refuse
@@ -18,7 +18,10 @@ def data_ports(graph: Graph, names: Sequence[str] | None = None) -> dict[str, Po
     for port in graph.body.inputs:
         if names is None or port.name in names:
             type_ = graph.types[port.value]
-            found[port.name] = (type_.dtype, tuple(int(d) if isinstance(d, int) else None for d in type_.dims))
+            found[port.name] = (
+                type_.dtype,
+                tuple(int(d) if isinstance(d, int) else None for d in type_.dims),
+            )
     return found
 
 
@@ -56,9 +59,9 @@ def solve_dims(graph: Graph, dataset: Dataset, places: Mapping[str, Span]) -> di
             unifier.unify(limit, len(classes))
     solved: dict[str, int] = {}
     for name, span in places.items():
-        size = unifier.resolve(graph.dims.get(name, 0))
-        if isinstance(size, int) and size > 0:
-            solved[name] = int(size)
+        found = unifier.resolve(graph.dims.get(name, 0))
+        if isinstance(found, int) and found > 0:
+            solved[name] = int(found)
             continue
         columns = ", ".join(f"`{c}` {dataset.train.columns[c].type_text}" for c in dataset.train)
         refuse(
@@ -89,8 +92,3 @@ def _candidates(port: str, dataset: Dataset) -> list[str]:
 def input_names(graph: Graph) -> list[str]:
     """The inputs of the composed model: all ports but the targets."""
     return [port.name for port in graph.body.inputs if port.name not in graph.targets]
-
-
-def value_of(graph: Graph, name: str) -> Value:
-    """The value of a port."""
-    return next(port.value for port in graph.body.inputs if port.name == name)

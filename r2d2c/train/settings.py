@@ -126,14 +126,18 @@ def measured(metrics: Sequence[GraphMetric], sink: Sink) -> tuple[Measured, ...]
     return tuple({m.label: m for m in found}.values())
 
 
-def _optimizer(syntax: Syntax | None, dims: Mapping[str, Any], sink: Sink) -> tuple[Call, OptimizerRecord | None]:
+def _optimizer(
+    syntax: Syntax | None, dims: Mapping[str, Any], sink: Sink
+) -> tuple[Call, OptimizerRecord | None]:
     call = Call("adam")
     if syntax is not None:
         calls = read_calls(syntax, "optimizer", dims, sink)
         if calls is None:
             return call, None
         if len(calls) > 1:
-            sink.report("E540", syntax.span(syntax.root), "one optimizer trains the model, this is a pipe of several")
+            sink.report(
+                "E540", syntax.span(syntax.root), "one optimizer trains the model, this is a pipe of several"
+            )
             return call, None
         call = calls[0]
     return call, check_optimizer(call.name, call.arguments, sink, call.span, call.spans)
@@ -173,5 +177,10 @@ def _split(syntax: Syntax | None, dims: Mapping[str, Any], sink: Sink) -> float 
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1:
         return float(value)
     span = syntax.span(syntax.root)
-    sink.report("E542", span, f"`split` must lie between 0 and 1, not be `{span.text}`", fix="for example `split: 0.1`")
+    sink.report(
+        "E542",
+        span,
+        f"`split` must lie between 0 and 1, not be `{span.text}`",
+        fix="for example `split: 0.1`",
+    )
     return None

@@ -74,11 +74,14 @@ class Stepper:
             if record.elementwise:
                 step = FlatStep(members, record, optimizer.arguments, span=optimizer.span)
             else:
-                step = _Plain(members, build_optimizer(record, optimizer.arguments, members.values(), optimizer.span))
+                step = _Plain(
+                    members, build_optimizer(record, optimizer.arguments, members.values(), optimizer.span)
+                )
             self._steps.append(step)
             self._at[group.visit] = step
         self._free = {
-            group.visit: [p for name in group.names if (p := parameters[name]).numel() > SMALL] for group in self.groups
+            group.visit: [p for name in group.names if (p := parameters[name]).numel() > SMALL]
+            for group in self.groups
         }
         self._schedule: Any = None
         self._per_batch = False

@@ -7,7 +7,7 @@ from typing import Any
 from r2d2c.graph import Node, Region, Value
 from r2d2c.infer import Signatures
 from r2d2c.ops.record import Op, ShapeError
-from r2d2c.types import Dim, TensorType
+from r2d2c.types import Dim, TensorType, symbol
 from r2d2c.verify.context import Context
 
 BATCH = "B"
@@ -19,9 +19,14 @@ def check_batch(c: Context) -> None:
     signatures = Signatures(c.ops)
     mixing = {name for name, op in c.ops.items() if op.mixes is not None}
     for region in _regions(c):
+        # What depends on a mistake is only reported for another one of its own.
+        told: set[Value | None] = set()
         for node in region.nodes:
+            follows = not told.isdisjoint(node.inputs)
             if node.op in mixing and (region.kind != "loss" or node.op in PICKING):
-                _check_node(c, node, region, signatures)
+                follows = _check_node(c, node, region, signatures, follows) or follows
+            if follows:
+                told.update(Value(node.id, port) for port in range(len(node.outputs)))
 
 
 def _regions(c: Context) -> list[Region]:
@@ -41,27 +46,31 @@ def _regions(c: Context) -> list[Region]:
     return found + result
 
 
-def _check_node(c: Context, node: Node, region: Region, signatures: Signatures) -> None:
+def _check_node(c: Context, node: Node, region: Region, signatures: Signatures, follows: bool) -> bool:
+    """Whether a report was made. ``follows``: one was made of something the node is computed from."""
     op, types = c.ops[node.op], c.graph.types
     given: list[Any] = [types.get(value) if value is not None else None for value in node.inputs]
     if all(type_ is None or not _has_batch(type_) for type_ in given):
-        return
+        return False
     space = signatures[node.op].namespace(node, given)
     assert op.mixes is not None
     try:
         mixed = op.mixes(space)
     except ShapeError:
-        return
+        return False
     for argument, axis in mixed:
         for type_ in _types(getattr(space, argument, None)):
             if axis >= type_.rank or not _is_batch(type_.dims[axis]):
                 continue
+            if follows and (axis or type_.dims[axis] != symbol(BATCH)):
+                continue
             if node.op in PICKING and argument == "index":
                 _report_pairs(c, node, space)
-                return
+                return True
             if region.kind != "loss":
-                _report(c, node, op, space, argument, axis, type_)
-                return
+                _report(c, node, op, space, axis, type_)
+                return True
+    return False
 
 
 def _types(value: object) -> list[TensorType]:
@@ -88,18 +97,17 @@ def _report_pairs(c: Context, node: Node, space: Any) -> None:
     )
 
 
-def _report(c: Context, node: Node, op: Op, space: Any, argument: str, axis: int, type_: TensorType) -> None:
-    # The calls of an op over the batch in a block are shown where they are written, once.
+def _report(c: Context, node: Node, op: Op, space: Any, axis: int, type_: TensorType) -> None:
     c.sink.report(
         "W470",
         node.origin,
         f"`{op.name}` mixes the samples of a batch, so the model's answer to one sample depends on the others",
         f"runs over axis {axis} of {type_}, the batch",
-        fix=_remedy(op, space, argument, axis, type_),
+        fix=_remedy(op, space, type_),
     )
 
 
-def _remedy(op: Op, space: Any, argument: str, axis: int, type_: TensorType) -> str:
+def _remedy(op: Op, space: Any, type_: TensorType) -> str:
     names = [arg.name for arg in op.attributes]
     others = [a for a, dim in enumerate(type_.dims) if not _is_batch(dim)]
     for name in ("axis", "axes"):

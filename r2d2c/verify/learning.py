@@ -126,9 +126,11 @@ def _report_place(c: Context, place: str, names: list[str]) -> None:
     fix = "give it a loss, or say that it is meant: `frozen=true`"
     attached = {node.id for node in c.attached.body.nodes}
     for node in ends:
-        if node.id in attached:
-            # A credit rule put it there.
-            link = next(k for k in c.training.links if k.source == node.inputs[0])
+        link = next((k for k in c.training.links if node.id in attached and k.source == node.inputs[0]), None)
+        if node.op == "leaf":
+            notes.append(f"no loss that `teach` of `{task}` names reaches it")
+            fix = f"leave out `teach`, or name losses that read the representative of `{task}`"
+        elif link is not None:
             notes.append(f"the credit `{link.credit.rule}` lets nothing back from `{link.target}`")
             also.append((link.origin or link.credit.origin, f"this link's credit is `{link.credit.rule}`"))
             fix = f"give `{task}` a distance, or the link another credit, such as `backprop`"

@@ -7,6 +7,7 @@ from r2d2c.passes.teach import linear_form, mentioned
 from r2d2c.source import Span
 from r2d2c.types import INTEGERS
 from r2d2c.verify.context import Context, Pupil, listed
+from r2d2c.verify.learning import cuts
 
 
 def check_teach(c: Context) -> None:
@@ -88,27 +89,31 @@ def _report_term(c: Context, task: Task, name: str) -> None:
         label = f"the credit `{rule}` drops the distance of `{name}`"
         c.sink.report("E460", span, message, label, fix=f"add `keep: own` to `{name}`, or remove the term")
         return
+    leaves = {pupil.leaf.node for pupil in c.pupils if pupil.task == task.name}
+    ends = [n for n in cuts(c, [c.losses[name].value]) if leaves & c.behind([Value(n.id)])]
+    if ends:
+        label = f"no gradient comes from the loss `{name}` to `{r}`"
+        also = [(node.origin, f"no gradient passes `{node.op}`") for node in ends]
+        c.sink.report("E460", span, message, label, also=also, fix="let the gradient through, or remove the term")
+        return
     link = next((k for k in c.graph.links if k.source_task == task.name and k.target == name), None)
     if link is None:
         label = f"nothing that the loss `{name}` is computed from is made of `{r}`"
         c.sink.report("E460", span, message, label, fix=f"remove the term, or let the loss `{name}` read `{r}`")
         return
-    value = _link_value(c, link)
-    if link.feed is not None:
-        label = f"`{name}` reads `{r}`, and no gradient comes back to it"
-        c.sink.report("E460", span, message, label, fix="remove what stops the gradient in the behavior, or the term")
-        return
-    given = "" if link.feed is not None else f" with `feed: {value}` (the default)"
-    entry = c.link_syntax(link.origin)
-    wanted = f"{{credit: local, feed: {r}}}"
-    also = [(link.origin, f"this link feeds `{value}`")] if entry is not None else []
+    value, entry = _link_value(c, link), c.link_syntax(link.origin)
+    places = [(link.origin, f"this link feeds `{value}`")] if entry is not None else []
+    fix = f"add to `links:` `{value} -> {name}: {{credit: local, feed: {r}}}`"
+    if entry is not None:
+        local = c.rules[link.credit.rule].takes_feed
+        fix = f"add `feed: {r}`" if local else f"write `{{credit: local, feed: {r}}}`"
     c.sink.report(
         "E460",
         span,
         message,
-        f"{given.strip()}, `{name}` reads `{value.rpartition('.')[2]}` and not `{r.rpartition('.')[2]}`",
-        also=also,
-        fix=f"{'add' if entry else 'add to `links:`'} `{f'feed: {r}' if entry else f'{value} -> {name}: {wanted}'}`",
+        f"with `feed: {value}` (the default), `{name}` reads `{value.rpartition('.')[2]}` and not `{r.rpartition('.')[2]}`",
+        also=places,
+        fix=fix,
     )
 
 

@@ -15,7 +15,9 @@ from r2d2c.ops.registry import builtin
 from tests.unit.eager_double import random_tensor
 
 # Draw numbers and have no inference form, which an exported graph would be.
-TRAINING_ONLY = {name for name, op in builtin().items() if "random" in op.traits and "train_only" not in op.traits}
+TRAINING_ONLY = {
+    name for name, op in builtin().items() if "random" in op.traits and "train_only" not in op.traits
+}
 
 CASES = [
     pytest.param(op, example, id=f"{op.name}-{number}")
@@ -23,6 +25,13 @@ CASES = [
     for number, example in enumerate(op.examples)
 ]
 INFERENCE_CASES = [case for case in CASES if case.values[0].name not in TRAINING_ONLY]
+# Those whose f32 can be replaced by another float dtype.
+FLOAT_CASES = [
+    case
+    for case in INFERENCE_CASES
+    for types in [" ".join(case.values[1].inputs.values())]
+    if "f32" in types and "f64" not in types and case.values[0].name != "cast"
+]
 
 
 def inputs_of(example: Example, dtype: str = "f32") -> dict[str, str]:
@@ -30,7 +39,9 @@ def inputs_of(example: Example, dtype: str = "f32") -> dict[str, str]:
     return {name: text.replace("f32", dtype) for name, text in example.inputs.items()}
 
 
-def spec_text(op: Op, example: Example, dtype: str = "f32", batch: bool = False, parts: int | None = None) -> str:
+def spec_text(
+    op: Op, example: Example, dtype: str = "f32", batch: bool = False, parts: int | None = None
+) -> str:
     """A spec of one task that calls the op. ``batch`` puts the run-time dim B first in every input."""
     types = {name: text.partition("<")[0].strip() for name, text in inputs_of(example, dtype).items()}
     if batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -17,7 +18,7 @@ from r2d2c.model import Model
 from r2d2c.ops.record import Example, Op
 from r2d2c.ops.registry import builtin
 from r2d2c.types import TensorType, evaluate
-from tests.conformance.models import INFERENCE_CASES, batch_of, inputs_of, model_of
+from tests.conformance.models import FLOAT_CASES, INFERENCE_CASES, batch_of, inputs_of, model_of
 from tests.unit.eager_double import type_of
 
 BATCH = 6
@@ -46,7 +47,9 @@ class Faked(fx.Interpreter):
         return self.mode.from_tensor(super().fetch_attr(target), static_shapes=True)
 
 
-def fake_types(model: Model, batch: dict[str, torch.Tensor], symbolic: bool) -> list[tuple[Value, TensorType, Any]]:
+def fake_types(
+    model: Model, batch: dict[str, torch.Tensor], symbolic: bool
+) -> list[tuple[Value, TensorType, Any]]:
     """What the shape rules said and what the fake tensors are, for every value and the outputs."""
     shape_env = ShapeEnv()
     with FakeTensorMode(shape_env=shape_env, allow_non_fake_inputs=True) as mode:
@@ -54,7 +57,10 @@ def fake_types(model: Model, batch: dict[str, torch.Tensor], symbolic: bool) -> 
         fakes = []
         for name in model._inference_lowered.inputs:
             tensor = batch[name]
-            dims = [DimDynamic.DYNAMIC if symbolic and axis == 0 else DimDynamic.STATIC for axis in range(tensor.dim())]
+            dims = [
+                DimDynamic.DYNAMIC if symbolic and axis == 0 else DimDynamic.STATIC
+                for axis in range(tensor.dim())
+            ]
             context = StatelessSymbolicContext(dynamic_sizes=dims)
             fakes.append(mode.from_tensor(tensor, symbolic_context=context))
         with torch.no_grad():
@@ -127,36 +133,30 @@ def check_outputs(model: Model, batch: dict[str, torch.Tensor]) -> dict[str, tor
     return found
 
 
-def other_dtype(op: Op, example: Example, dtype: str) -> Model:
-    if "f32" not in "".join(example.inputs.values()):
-        pytest.skip("no f32 among the inputs")
-    if any(text.startswith("f64") for text in example.inputs.values()):
-        pytest.skip("an example of mixed dtypes")
-    return model_of(op, example, dtype)
-
-
 @pytest.mark.parametrize("dtype", ["f64", "bf16"])
-@pytest.mark.parametrize(("op", "example"), INFERENCE_CASES)
+@pytest.mark.parametrize(("op", "example"), FLOAT_CASES)
 def test_float64_and_bfloat16_inputs(op: Op, example: Example, dtype: str) -> None:
-    if op.name == "cast":
-        pytest.skip("the dtype is what the op is about")
-    model = other_dtype(op, example, dtype)
+    model = model_of(op, example, dtype)
     batch = batch_of(example, dtype)
     found = check_outputs(model, batch)
     if dtype == "f64":
-        expected = model_of(op, example)(**{n: t.float() if t.is_floating_point() else t for n, t in batch.items()})
+        expected = model_of(op, example)(
+            **{n: t.float() if t.is_floating_point() else t for n, t in batch.items()}
+        )
         scale = max(float(t.detach().double().abs().max()) if t.numel() else 0.0 for t in expected.values())
         for name, tensor in found.items():
             if any(p.is_floating_point() for p in model.parameters()):
                 continue  # drawn anew in another dtype
-            torch.testing.assert_close(tensor.double(), expected[name].double(), rtol=1e-4, atol=1e-5 * max(scale, 1))
+            torch.testing.assert_close(
+                tensor.double(), expected[name].double(), rtol=1e-4, atol=1e-5 * max(scale, 1)
+            )
 
 
 @pytest.mark.parametrize(("op", "example"), [c for c in INFERENCE_CASES if c.values[1].gradient])
 def test_gradients_in_float64(op: Op, example: Example) -> None:
     text = inputs_of(example, "f64")
     assert any(t.startswith("f64") for t in text.values()) or op.params is not None
-    model = model_of(op, example, "f64").double()
+    model = copy.deepcopy(model_of(op, example, "f64")).double()
     batch = batch_of(example, "f64")
     constants = CONSTANTS.get(op.name, set())
     names = [name for name, tensor in batch.items() if tensor.is_floating_point() and name not in constants]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import warnings
@@ -10,19 +11,19 @@ from contextlib import redirect_stdout
 import onnxruntime
 import pytest
 import torch
+
 from r2d2c.backends.onnx.build import Built, build
 from r2d2c.backends.onnx.runtime import open_session, run, serialize
 from r2d2c.backends.onnx.verify import check_model
-
 from r2d2c.diagnostics import CompileError
 from r2d2c.model import Model
 from r2d2c.ops.record import Example, Op
-from tests.conformance.models import INFERENCE_CASES, batch_of, model_of
-from tests.conformance.test_ops_eager import batched, other_dtype, replace_first
+from tests.conformance.models import FLOAT_CASES, INFERENCE_CASES, batch_of, model_of
+from tests.conformance.test_ops_eager import batched, replace_first
 
 # ONNX Runtime 1.31 has no CPU kernels of float64 for these, or for what they are made of.
 NO_FLOAT64 = {
-    "gelu", "conv1d", "conv2d", "conv_transpose2d", "avg_pool1d", "avg_pool2d", "upsample",
+    "conv1d", "conv2d", "conv_transpose2d", "avg_pool1d", "avg_pool2d", "upsample",
 }  # fmt: skip
 # ONNX opset 20 does not define these, or what they are made of, for bfloat16.
 NO_BFLOAT16 = {
@@ -86,12 +87,10 @@ def test_onnx_with_a_batch_that_only_the_run_knows(op: Op, example: Example) -> 
         same(model, built, session, batch_of(replace_first(example, size)), example.tolerance)
 
 
-@pytest.mark.parametrize(("op", "example"), INFERENCE_CASES)
+@pytest.mark.parametrize(("op", "example"), FLOAT_CASES)
 def test_onnx_in_float64(op: Op, example: Example) -> None:
-    if not any(text.startswith("f") for text in example.inputs.values()):
-        pytest.skip("no floats among the inputs")
-    model = model_of(op, example, "f64").double()
-    batch = {n: t.double() if t.is_floating_point() else t for n, t in batch_of(example).items()}
+    model = copy.deepcopy(model_of(op, example)).double()
+    batch = batch_of(example, "f64")
     if op.name in NO_FLOAT64:
         with pytest.raises(CompileError, match=r"E604.*ONNX Runtime has no `\w+` for float64"):
             session_of(model)
@@ -103,16 +102,18 @@ def test_onnx_in_float64(op: Op, example: Example) -> None:
     for name, tensor in expected.items():
         scale = max(1.0, float(tensor.double().abs().max())) if tensor.numel() else 1.0
         torch.testing.assert_close(
-            got[name].double(), tensor.double(), rtol=0, atol=min(example.tolerance, 1e-6) * scale, equal_nan=True
+            got[name].double(),
+            tensor.double(),
+            rtol=0,
+            atol=min(example.tolerance, 1e-6) * scale,
+            equal_nan=True,
         )
 
 
-@pytest.mark.parametrize(("op", "example"), INFERENCE_CASES)
+@pytest.mark.parametrize(("op", "example"), FLOAT_CASES)
 def test_onnx_in_bfloat16_is_valid(op: Op, example: Example) -> None:
     """ONNX Runtime has next to no bfloat16 kernels on the CPU: the models are checked, not run."""
-    if op.name == "cast":
-        pytest.skip("the dtype is what the op is about")
-    model = other_dtype(op, example, "bf16")
+    model = model_of(op, example, "bf16")
     data = serialize(build(model), "conformance")
     if op.name in NO_BFLOAT16:
         with pytest.raises(CompileError, match=r"E612.*ONNX opset 20 has no `\w+` for bfloat16"):
@@ -132,7 +133,11 @@ def test_torch_onnx_export_agrees(name: str) -> None:
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            model.graphs["inference"], tuple(batch[n] for n in names), dynamo=True, opset_version=20, verbose=False
+            model.graphs["inference"],
+            tuple(batch[n] for n in names),
+            dynamo=True,
+            opset_version=20,
+            verbose=False,
         )
     assert program is not None
     oracle = onnxruntime.InferenceSession(program.model_proto.SerializeToString())

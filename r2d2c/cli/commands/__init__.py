@@ -1,1 +1,1 @@
-"""The commands, one a file. Each module has a function `command`, which is imported only when it is called for."""
+"""The commands, one a file. Each module has a function `command`, imported only when it is called for."""

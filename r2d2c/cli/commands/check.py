@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def command(
     specs: Annotated[
-        list[Path], typer.Argument(metavar="SPEC...", help="One or more specs.", show_default=False)
+        list[Path], typer.Argument(metavar="SPEC", help="One or more specs.", show_default=False)
     ],
     settings: SetOption = None,
     plugins: PluginOption = None,

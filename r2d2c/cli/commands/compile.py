@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from r2d2c.cli.console import check_target, write_result
 from r2d2c.cli.load import load, parse_file
 from r2d2c.cli.options import OutOption, PluginOption, SetOption, SpecArgument
 
+_FREED = re.compile(r";  (?:\w+ = )+None$", re.MULTILINE)
 Emit = Literal["syntax", "graph", "inference", "training", "fx", "python", "onnx"]
 
 
@@ -23,14 +25,17 @@ def command(
 ) -> None:
     """Print any stage of the compiler.
 
-    syntax: the parsed expressions. graph: the typed graph. inference: the composed model as one flat graph. training:
-    the training graph, visit by visit, with its stops and gradients. fx: the code of the torch.fx modules. python: one
-    readable PyTorch file that needs no r2d2c. onnx: an ONNX file, verified, as `export` writes it.
+    syntax: the parsed expressions. graph: the typed graph. inference: the composed model as one flat graph.
+    training: the training graph, visit by visit, with its stops and gradients. fx: the code of the torch.fx
+    modules. python: one readable PyTorch file that needs no r2d2c. onnx: an ONNX file, verified, as `export`
+    writes it.
     """
     if out is not None:
         check_target(out)
     elif emit == "onnx":
-        raise typer.BadParameter("an ONNX file is no text: say where to write it, -o FILE.onnx", param_hint="-o")
+        raise typer.BadParameter(
+            "an ONNX file is no text: say where to write it, -o FILE.onnx", param_hint="-o"
+        )
     if emit == "onnx":
         assert out is not None
         from r2d2c.cli.commands.export import write_onnx
@@ -65,5 +70,6 @@ def _text(spec: Path, emit: Emit, settings: list[str] | None, plugins: list[Path
         from r2d2c.emit import emit_python
 
         return emit_python(model)
-    modules = model.graphs
-    return "\n\n".join(f"# {name}\n{module.code.strip()}" for name, module in modules.items()) + "\n"
+    # fx frees values as it goes (`a = None`); that is no part of what the code says.
+    codes = {name: _FREED.sub("", module.code).strip() for name, module in model.graphs.items()}
+    return "\n\n\n".join(f"# {name}\n{code}" for name, code in codes.items()) + "\n"

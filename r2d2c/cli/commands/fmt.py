@@ -16,7 +16,7 @@ from r2d2c.diagnostics import CompileError, Sink
 
 def command(
     specs: Annotated[
-        list[Path], typer.Argument(metavar="SPEC...", help="One or more specs.", show_default=False)
+        list[Path], typer.Argument(metavar="SPEC", help="One or more specs.", show_default=False)
     ],
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit with 1 if a spec would change.")

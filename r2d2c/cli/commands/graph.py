@@ -27,8 +27,9 @@ def command(
     settings: SetOption = None,
     plugins: PluginOption = None,
 ) -> None:
-    """Draw a spec as Mermaid or DOT text: tasks as groups, links in the colour of their credit, losses and what they
-    train.
+    """Draw a spec as Mermaid or DOT text.
+
+    Tasks are groups, links have the colour of their credit, losses point to what they train.
 
     `-o model.mmd` is for Markdown pages, `-o model.dot` for Graphviz: `dot -Tsvg model.dot > model.svg`.
     """

@@ -18,14 +18,10 @@ def command(
     """Show what is in an ONNX file: inputs, outputs, tasks, ops, parameters, size."""
     from r2d2c.backend import find_backend
 
-    if not model.exists():
-        raise typer.BadParameter(f"there is no file {model}", param_hint="FILE.onnx")
-    if model.is_dir():
-        raise typer.BadParameter(f"{model} is a folder", param_hint="FILE.onnx")
     inspect = find_backend("onnx").inspect
     assert inspect is not None
     found = inspect(model)
     if format_ == "json":
         print_json(found.json())
     else:
-        print(found.text())
+        print(found.text().rstrip("\n"))

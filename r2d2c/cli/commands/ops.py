@@ -132,7 +132,7 @@ def _argument(arg: Arg) -> tuple[str, str, str, str]:
 
 
 def _first_sentence(doc: str) -> str:
-    first = doc.split("\n")[0]
+    first = doc.partition("\n")[0]
     end = first.find(". ")
     return first if end < 0 else first[: end + 1]
 
@@ -188,13 +188,10 @@ def _credit(name: str | None, known: Iterable[CreditRule], format_: str) -> None
         print(f"  {rule.doc}")
         print(f"  What comes back (δ): {rule.delta}. It may stand on: {', '.join(rule.attaches)}.")
         kept = (
-            "keeps its own distance"
-            if rule.keeps_distance
-            else "loses its distance, unless it says `keep: own`"
+            "keeps its distance" if rule.keeps_distance else "loses its distance, unless it says `keep: own`"
         )
-        print(
-            f"  A task below that is not an output {kept}. `feed:` is {'' if rule.takes_feed else 'not '}allowed.\n"
-        )
+        feed = "allowed" if rule.takes_feed else "not allowed"
+        print(f"  A task below that is not an output {kept}. `feed:` is {feed}.\n")
 
 
 def _swatch(rule: CreditRule) -> str:

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 def command(
     spec: SpecArgument,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="The batch size for the sizes of activations.")] = 32,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, help="The batch size for the sizes of activations.")
+    ] = 32,
     size_: Annotated[
         list[str] | None,
-        typer.Option("--size", metavar="NAME=N", help="The size of another run-time dim, as T=100.", show_default=False),
+        typer.Option(
+            "--size", metavar="NAME=N", help="The size of another run-time dim, as T=100.", show_default=False
+        ),
     ] = None,
     settings: SetOption = None,
     plugins: PluginOption = None,
@@ -27,8 +31,8 @@ def command(
 ) -> None:
     """Show what runs when, how large it is and about what it costs.
 
-    A visit runs a part of the model forward, its losses and its backward; then its activations are freed, and what it
-    finished may be updated.
+    A visit runs a part of the model forward, its losses and its backward; then its activations are freed,
+    and the parameters it finished may be updated.
     """
     sizes = dict(_size(text) for text in size_ or ())
     checked = load(spec, settings, plugins)
@@ -65,32 +69,36 @@ def _show(plan: Plan) -> None:
         for number, visit in enumerate(plan.visits, 1)
     ]
     columns = ("", "visit", "losses", "ops", "FLOPs a sample", f"activations, batch {plan.batch}", "finishes")
-    right = "right"
-    print_table(columns, rows, (right, "left", "left", right, right, right, right))
+    print_table(columns, rows, "rllrrrr")
     print()
     for number, visit in enumerate(plan.visits, 1):
         if visit.finished:
             print(f"visit {number} finishes {_listed(visit.finished)}")
     print()
     heading("parameters")
-    rows = [
-        (owner.owner, f"{owner.parameters:,}", size(owner.bytes), "" if owner.inference else "while learning only")
-        for owner in plan.owners
-    ]
+    table = []
+    for owner in plan.owners:
+        when = "" if owner.inference else "while learning only"
+        table.append((owner.owner, f"{owner.parameters:,}", size(owner.bytes), when))
     total = sum(owner.parameters for owner in plan.owners)
-    rows.append(("total", f"{total:,}", size(sum(owner.bytes for owner in plan.owners)), ""))
-    print_table(("of", "number", "size", ""), rows, ("left", right, right, "left"))
+    table.append(("total", f"{total:,}", size(sum(owner.bytes for owner in plan.owners)), ""))
+    print_table(("of", "number", "size", ""), table, "lrr")
     print()
     print(f"The composed model takes about {plan.inference_flops:,} FLOPs a sample.")
     if len(plan.visits) > 1:
-        print(f"The largest visit holds {size(plan.peak)} of activations; one pass over all would hold {size(plan.kept)}.")
+        print(
+            f"The largest visit holds {size(plan.peak)} of activations; "
+            f"one pass over all would hold {size(plan.kept)}."
+        )
     open_dims = ", ".join(f"{name} = {value}" for name, value in plan.sizes.items())
     if open_dims:
         print(f"Counted with {open_dims}; `--size NAME=N` changes that.")
     print("FLOPs are those of the forward part; the backward part takes about twice as many.")
 
 
-def _listed(names: tuple[str, ...], most: int = 6) -> str:
+def _listed(parameters: tuple[str, ...], most: int = 6) -> str:
+    """The layers whose parameters these are."""
+    names = list(dict.fromkeys(name.rpartition(".")[0] or name for name in parameters))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{', '.join(names[:most])}{more}"
 
@@ -113,7 +121,8 @@ def _json(plan: Plan) -> dict[str, Any]:
             for visit in plan.visits
         ],
         "parameters": [
-            {"of": o.owner, "number": o.parameters, "bytes": o.bytes, "inference": o.inference} for o in plan.owners
+            {"of": o.owner, "number": o.parameters, "bytes": o.bytes, "inference": o.inference}
+            for o in plan.owners
         ],
         "inference_flops_per_sample": plan.inference_flops,
         "peak_activation_bytes": plan.peak,

@@ -25,7 +25,8 @@ _TINTS = {"gradient": "green", NONE: "dim", "plastic": "magenta"}
 def command(
     spec: SpecArgument,
     prove: Annotated[
-        bool, typer.Option("--prove", help="Turn each loss in the compiled graph and see which gradients move.")
+        bool,
+        typer.Option("--prove", help="Turn each loss in the compiled graph and see which gradients move."),
     ] = False,
     all_: Annotated[bool, typer.Option("--all", help="A row for every parameter, none grouped.")] = False,
     settings: SetOption = None,
@@ -34,8 +35,8 @@ def command(
 ) -> None:
     """Show which loss trains which parameter, and prove it.
 
-    The matrix is read off the training graph. With --prove the compiled graph is run: a marked gradient must move
-    when its loss is turned, all others must stay the same to the last bit.
+    The matrix is read off the training graph. With --prove the compiled graph is run: a marked gradient must
+    move when its loss is turned, all others must stay the same to the last bit.
     """
     checked = load(spec, settings, plugins)
 
@@ -93,8 +94,10 @@ class Group:
     entries: tuple[str | None, ...]
 
 
-def groups(checked: Checked, matrix: Mapping[str, Mapping[str, str | None]], all_: bool = False) -> list[Group]:
-    """Neighbours of one behavior (or representative) with equal entries as one group, in the order of the spec."""
+def groups(
+    checked: Checked, matrix: Mapping[str, Mapping[str, str | None]], all_: bool = False
+) -> list[Group]:
+    """Neighbours of one behavior or representative with equal entries as one group, in the spec's order."""
     from r2d2c.regions import homes
 
     home = homes(checked.graph)
@@ -145,7 +148,7 @@ def _show(
         cells = [_cell(entry, numbered) for entry in group.entries]
         rows.append((group.name, f"{numbers:,}", *cells))
     tints = _TINTS | {"g": "green"}
-    print_table(("parameters", "size", *columns), rows, ("left", "right", *(["center"] * len(columns))), tints)
+    print_table(("parameters", "size", *columns), rows, "lr" + "c" * len(columns), tints)
     print()
     if numbered:
         for number, loss in enumerate(losses, 1):
@@ -189,7 +192,10 @@ def _show_proof(proof: Proof) -> None:
         return
     for failure in proof.failures:
         print(f"not as marked: {failure}", file=sys.stderr)
-    print(f"NOT proved: {plural(len(proof.failures), 'entry', 'entries')} of {len(proof.entries):,}", file=sys.stderr)
+    print(
+        f"NOT proved: {plural(len(proof.failures), 'entry', 'entries')} of {len(proof.entries):,}",
+        file=sys.stderr,
+    )
 
 
 def _json(

@@ -1,0 +1,324 @@
+"""`train`, `evaluate` and `predict`: the calls behind the commands of the same names. All raise `CompileError`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from r2d2c.diagnostics import Sink
+from r2d2c.driver import Checked
+from r2d2c.train.device import find_device, set_threads
+from r2d2c.train.load import Loaded, Request, check_for_training, data_text, load_data
+from r2d2c.train.refuse import refuse
+from r2d2c.train.resolved import resolved_text
+from r2d2c.train.run import Origin, Run, Which, next_folder, open_run, seen_from
+from r2d2c.train.run_folder import Lock, RunFolder
+from r2d2c.train.settings import Settings, measured, overrides, read_settings
+from r2d2c.train.summary import line, summarize
+
+if TYPE_CHECKING:
+    from r2d2c.model import Model
+    from r2d2c.train.measure import Measurement
+    from r2d2c.train.predict import Predictions
+
+__all__ = ["Run", "evaluate", "open_run", "predict", "train"]
+
+
+class _Lines:
+    """``quiet=False``: a line for each epoch."""
+
+    def on_epoch(self, info: Any) -> None:
+        record = info.validation or info.train
+        print(f"epoch {info.epoch}: {record['split']} {line(record)}")
+
+    def on_warning(self, diagnostic: Any) -> None:
+        print(diagnostic)
+
+
+def train(
+    spec: Checked | str | Path | None = None,
+    *,
+    data: Any = None,
+    out: str | Path | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    optimizer: str | None = None,
+    schedule: str | None = None,
+    split: float | None = None,
+    settings: Sequence[str] = (),
+    plugins: Iterable[Any] = (),
+    callbacks: Iterable[Any] = (),
+    resume: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    backend: str = "eager",
+    limit_batches: int | None = None,
+    checkpoint_every: float = 120.0,
+    quiet: bool = True,
+) -> Run:
+    """Train a spec into a new run folder, or go on with a run (``resume``).
+
+    data: a source such as ``"digits"``, a `Dataset`, an iterable of batches (or a function that gives one), or a
+        mapping of these by split; what the spec names if None.
+    out: the run's folder, ``runs/NAME-NNN`` if None. callbacks: objects with methods of `r2d2c.train.events.Callback`.
+    Ctrl-C finishes the batch, saves, and raises `KeyboardInterrupt`.
+    """
+    listening = [*callbacks] if quiet else [*callbacks, _Lines()]
+    changed = overrides(
+        epochs=epochs, batch_size=batch_size, seed=seed, optimizer=optimizer, schedule=schedule, split=split
+    )
+    if resume is not None:
+        given = [batch_size, seed, optimizer, schedule, split, limit_batches, out]
+        if spec is not None or settings or any(value is not None for value in given):
+            refuse(
+                "E548", "a run is resumed as it was started: nothing but epochs, data and device can be given"
+            )
+        return _resume(
+            Path(resume), tuple(plugins), data, epochs, device, threads, listening, checkpoint_every
+        )
+    if spec is None:
+        raise TypeError("train() needs a spec, or resume=")
+    request = Request(data, trusted=True)
+    path = Path(out) if out is not None else None
+    if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        RunFolder.create(path, spec="", lock=Lock.of("", seed=0, threads=0, device=""))  # refuses
+    text = data_text(request)
+    named = overrides(data=text) if text is not None else []
+    checked = check_for_training(spec, [*changed, *named, *settings], tuple(plugins), request)
+    wanted = _settings(checked)
+    loaded = load_data(checked, request, default=wanted.data, span=wanted.data_span, split=wanted.split)
+    place, count = find_device(device), set_threads(threads)
+    from r2d2c.model import Model
+    from r2d2c.train.loop import Limits, Trainer
+
+    model = Model(checked, backend).to(place)
+    made = path is None
+    path = path or next_folder(checked.name)
+    resolved = resolved_text(checked)
+    try:
+        folder = RunFolder.create(
+            path, spec=resolved, lock=Lock.of(resolved, seed=wanted.seed, threads=count, device=str(place))
+        )
+        Origin(
+            spec=checked.spec.source.name.rpartition("/")[2],
+            folder=seen_from(checked.folder, path),
+            data=text,
+            python_data=data is not None and text is None,
+            backend=backend,
+            limit_batches=limit_batches,
+            classes=loaded.classes,
+        ).write(path)
+        limits = Limits(limit_batches, checkpoint_every)
+        bound = loaded.bound.to(place)
+        trainer = Trainer(model, wanted, bound, folder, callbacks=listening, limits=limits)
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                RunFolder(path).remove()
+        raise
+    run = Run(path, tuple(plugins))
+    trainer.run()
+    _summarize(run, wanted, loaded, str(place))
+    return run
+
+
+def _settings(checked: Checked) -> Settings:
+    sink = Sink()
+    found = read_settings(checked, sink)
+    sink.stop_on_errors()
+    assert found is not None
+    return found
+
+
+def _resume(
+    path: Path,
+    plugins: tuple[Any, ...],
+    data: Any,
+    epochs: int | None,
+    device: str | None,
+    threads: int | None,
+    callbacks: list[Any],
+    checkpoint_every: float,
+) -> Run:
+    run = open_run(path, plugins=plugins)
+    checkpoint = run.files.load()
+    total = epochs if epochs is not None else int(checkpoint.state["epochs"])
+    if checkpoint.state["epoch"] > total or (
+        checkpoint.state["finished"] and checkpoint.state["epoch"] >= total
+    ):
+        refuse(
+            "E548",
+            f"the run {path} is finished: it has {checkpoint.state['epoch']} of {total} epochs",
+            fix=f"train it further with --epochs {checkpoint.state['epoch'] + 10}",
+        )
+    checked = run.check(overrides(epochs=total))
+    wanted = _settings(checked)
+    lock = run.files.lock
+    place, count = find_device(device or lock.device), set_threads(threads)
+    from r2d2c.model import Model
+    from r2d2c.train.loop import Limits, Trainer
+
+    loaded = _load_of(run, checked, data, wanted)
+    model = Model(checked, run.origin.backend).to(place)
+    limits = Limits(run.origin.limit_batches, checkpoint_every)
+    trainer = Trainer(model, wanted, loaded.bound.to(place), run.files, callbacks=callbacks, limits=limits)
+    now = Lock.of(run.files.spec, seed=wanted.seed, threads=count, device=str(place))
+    run.files.check_surroundings(now, trainer.sink)
+    trainer.run(checkpoint)
+    run = Run(path, plugins)
+    _summarize(run, wanted, loaded, str(place))
+    return run
+
+
+def _load_of(
+    run: Run, checked: Checked, data: Any, wanted: Settings | None, *, targets: bool = True
+) -> Loaded:
+    """The data of a run, or other data for it."""
+    origin = run.origin
+    train_section = checked.spec.document.train
+    default = train_section.data if train_section is not None else None
+    span = train_section.at("data") if train_section is not None and default is not None else None
+    if data is None and origin.python_data:
+        refuse(
+            "E545",
+            f"the run {run.folder} was trained on data from Python",
+            fix="give it again: data=…, or --data",
+        )
+    chosen = data if data is not None else origin.data
+    request = Request(chosen, (run.folder / origin.folder).resolve(), trusted=True)
+    share = wanted.split if wanted is not None else None
+    return load_data(checked, request, default=default, span=span, split=share, targets=targets)
+
+
+def _summarize(run: Run, settings: Settings, loaded: Loaded, device: str) -> None:
+    records = run.metrics
+    best = run.files.load().state["best"]
+    facts: dict[str, Any] = {
+        "data": loaded.name,
+        "epochs": settings.epochs,
+        "batch size": settings.batch_size,
+        "optimizer": settings.optimizer,
+        "seed": settings.seed,
+        "device": device,
+        "time": f"{sum(record.get('seconds') or 0 for record in records):.1f} s of training",
+    }
+    if best is not None:
+        facts["best"] = f"epoch {best['epoch']} by {best['monitor']} ({best['value']:.6g})"
+    facts["test measured on"] = (
+        f"the {run.which} checkpoint" if run.test else "nothing: the data has no test split"
+    )
+    run.files.write_summary(summarize(run.spec.name, records, facts))
+
+
+def evaluate(
+    what: Run | Model | Checked | str | Path,
+    data: Any = None,
+    split: str = "test",
+    *,
+    checkpoint: Which | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    plugins: Iterable[Any] = (),
+    settings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Losses and metrics on one split: of a run (or its folder), a model, or a spec that nobody has trained."""
+    from r2d2c.train.measure import measure, weighted
+
+    model, loaded, wanted, which = _prepare(what, data, checkpoint, device, plugins, settings)
+    chosen = loaded.bound.splits.get(split)
+    if chosen is None:
+        _no_split(loaded, split)
+    batches = chosen.loader(batch_size or (wanted.batch_size if wanted else 128)).epoch(0)
+    sink = Sink()
+    metrics = measured(model.graph.metrics, sink)
+    sink.stop_on_errors()
+    found: Measurement = measure(model, batches, metrics)
+    return {
+        "model": model.spec.name,
+        "checkpoint": which,
+        "data": loaded.name,
+        "split": split,
+        "samples": found.samples,
+        "loss": weighted(model, found.losses),
+        "losses": found.losses,
+        "metrics": found.metrics,
+    }
+
+
+def _no_split(loaded: Loaded, split: str) -> NoReturn:
+    have = ", ".join(loaded.bound.splits)
+    first = next(iter(loaded.bound.splits), "train")
+    refuse(
+        "E539", f"{loaded.name} has no {split} split", notes=[f"it has: {have}"], fix=f"write --split {first}"
+    )
+
+
+def _prepare(
+    what: Any,
+    data: Any,
+    checkpoint: Which | None,
+    device: str | None,
+    plugins: Iterable[Any],
+    settings: Sequence[str],
+    *,
+    targets: bool = True,
+) -> tuple[Model, Loaded, Settings | None, str | None]:
+    """The model and data of a run, a model or a spec."""
+    from r2d2c.model import Model
+
+    if isinstance(what, str | Path) and Path(what).is_dir():
+        what = open_run(what, plugins=plugins)
+    if isinstance(what, Run):
+        if settings:
+            refuse("E548", "a run is used as it was trained: no setting of its spec can be changed")
+        wanted = _settings(what.spec)
+        which = checkpoint or what.which
+        loaded = _load_of(what, what.spec, data, wanted if data is None else None, targets=targets)
+        model = what.load(which)
+    else:
+        request = Request(data, trusted=True)
+        given = isinstance(what, Model)
+        checked = what.spec if given else check_for_training(what, settings, tuple(plugins), request)
+        wanted, which = _settings(checked), None
+        model = what if given else Model(checked)
+        loaded = load_data(checked, request, default=wanted.data, span=wanted.data_span, targets=targets)
+    if device is not None or not isinstance(what, Model):
+        model = model.to(find_device(device))
+    place = next((t.device for t in (*model.parameters(), *model.buffers())), find_device(None))
+    bound = loaded.bound.to(place)
+    return model, Loaded(bound, loaded.name, loaded.diagnostics), wanted, which
+
+
+def predict(
+    what: Run | Model | str | Path,
+    data: Any = None,
+    split: str | None = None,
+    *,
+    checkpoint: Which | None = None,
+    device: str | None = None,
+    plugins: Iterable[Any] = (),
+) -> Predictions:
+    """The outputs of the composed model for every sample of data, which needs no targets.
+
+    split: train, validation, test or all; by default test, or train where there is no other.
+    """
+    from r2d2c.train.predict import run_model
+
+    model, loaded, wanted, _ = _prepare(what, data, checkpoint, device, plugins, (), targets=False)
+    splits = loaded.bound.splits
+    chosen = [split or ("test" if "test" in splits else next(iter(splits)))]
+    if chosen == ["all"]:
+        chosen = list(splits)
+    for name in chosen:
+        if name not in splits:
+            _no_split(loaded, name)
+    origin = what.origin if isinstance(what, Run) else None
+    if origin is None and isinstance(what, str | Path) and Path(what).is_dir():
+        origin = Origin.read(Path(what))
+    classes = origin.classes if origin is not None and origin.classes is not None else loaded.classes
+    size = wanted.batch_size if wanted is not None else 128
+    parts = ((name, splits[name].loader(size).epoch(0)) for name in chosen)
+    return run_model(model, parts, classes)

@@ -1,0 +1,94 @@
+"""What a training tells its callbacks: objects with any of the methods of `Callback`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from r2d2c.diagnostics import Diagnostic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A training begins (or goes on, at ``epoch`` and ``batch``). ``batches``: of one epoch, if that is known."""
+
+    folder: str
+    model: str
+    data: str
+    device: str
+    epochs: int
+    epoch: int
+    batch: int
+    batches: int | None
+    samples: int | None
+    parameters: int
+    groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """A learning pass is done. The losses are tensors: to look at one is to wait for the device."""
+
+    epoch: int
+    batch: int
+    step: int
+    losses: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """About ten times a second: the mean losses of the epoch so far; ``rate`` in samples a second."""
+
+    epoch: int
+    batch: int
+    losses: Mapping[str, float]
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochInfo:
+    """An epoch is done: its lines of ``metrics.jsonl``. ``best``: whether it is the best by the monitor so far."""
+
+    epoch: int
+    train: Mapping[str, Any]
+    validation: Mapping[str, Any] | None
+    best: bool
+
+
+class Callback:
+    """The methods a callback may have; a callback need not derive from this."""
+
+    def on_start(self, start: Start) -> None: ...
+
+    def on_step(self, step: StepInfo) -> None: ...
+
+    def on_progress(self, progress: Progress) -> None: ...
+
+    def on_epoch(self, epoch: EpochInfo) -> None: ...
+
+    def on_warning(self, diagnostic: Diagnostic) -> None: ...
+
+    def on_end(self, test: Mapping[str, Any] | None) -> None: ...
+
+
+class Callbacks:
+    """Many callbacks as one."""
+
+    def __init__(self, callbacks: Iterable[Any]) -> None:
+        listening = list(callbacks)
+        self._heard = {
+            name: [getattr(callback, name) for callback in listening if hasattr(callback, name)]
+            for name in vars(Callback)
+            if name.startswith("on_")
+        }
+
+    def wants(self, name: str) -> bool:
+        return bool(self._heard[name])
+
+    def __call__(self, name: str, event: Any) -> None:
+        for method in self._heard[name]:
+            method(event)

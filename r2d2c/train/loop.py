@@ -1,0 +1,378 @@
+"""`Trainer`: epochs of seeded batches, a learning pass visit by visit, measuring, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from r2d2c.diagnostics import Sink
+from r2d2c.train.checkpoint import Checkpoint, pack_rng, unpack_rng
+from r2d2c.train.data import BoundData, Loader, stable_seed
+from r2d2c.train.data.bind import Split, TableSplit
+from r2d2c.train.events import Callbacks, EpochInfo, Progress, Start, StepInfo
+from r2d2c.train.guard import check_losses, check_parameters
+from r2d2c.train.interrupt import Interrupted, Request, catching
+from r2d2c.train.measure import Batch, Measurement, Spread, Sums, Width, measure, size_of, weighted
+from r2d2c.train.refuse import refuse
+from r2d2c.train.run_folder import RunFolder
+from r2d2c.train.settings import TOTAL, Monitor, Settings
+from r2d2c.train.stepper import Stepper
+from r2d2c.train.weights import load_weights
+
+if TYPE_CHECKING:
+    from r2d2c.model import Model
+
+SHOW_EVERY = 0.1  # seconds between two looks at the losses: each waits for the device
+DRAW_EVERY = 60.0  # seconds between two drawings of the curves
+SAMPLE = 1024  # training samples that metrics are measured on where there is no validation split
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """limit_batches: of an epoch, of training and of every split that is measured. checkpoint_every: seconds."""
+
+    limit_batches: int | None = None
+    checkpoint_every: float = 120.0
+
+
+class Trainer:
+    """One training of a model on bound data into a run folder."""
+
+    def __init__(
+        self,
+        model: Model,
+        settings: Settings,
+        data: BoundData,
+        run: RunFolder,
+        *,
+        callbacks: Iterable[Any] = (),
+        limits: Limits | None = None,
+    ) -> None:
+        self.model, self.settings, self.data, self.run_folder = model, settings, data, run
+        self.limits = limits or Limits()
+        self.callbacks = Callbacks(callbacks)
+        self.sink = Sink()
+        self.device = next((t.device for t in model.parameters()), torch.device("cpu"))
+        self.losses = tuple(model.graph.losses)
+        if data.train is None:
+            refuse("E539", f"{data.name} has no training data")
+        self.loader: Loader = data.train.loader(settings.batch_size, seed=settings.seed, shuffle=True)
+        parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        visits = model._training_graph.visits
+        self.stepper = Stepper(parameters, visits, settings.record, settings.optimizer, clip=settings.clip)
+        self.stepper.set_schedule(settings.schedule, settings.epochs, self._batches())
+        self.sums = Sums(self.losses, self.device)
+        self.spread = Spread(model)
+        self.monitor = self._monitor()
+        self.epoch = self.batch = self.lines = 0
+        self.seconds = 0.0
+        self.best: dict[str, Any] | None = None
+        self.finished = False
+        self.warned: set[str] = set()
+        self.widest: dict[str, Width] = {}
+        self._recent: list[torch.Tensor] = []
+        self._told = 0
+
+    def _batches(self) -> int | None:
+        """Batches of one epoch, if that is known."""
+        count, limit = self.loader.count, self.limits.limit_batches
+        return count if limit is None else limit if count is None else min(count, limit)
+
+    def _monitor(self) -> Monitor:
+        """The monitor; without a validation split, the training loss."""
+        wanted = self.settings.monitor
+        if self.data.validation is not None or wanted.kind != "metrics":
+            return wanted
+        if wanted.given:
+            self.sink.report(
+                "W547",
+                wanted.span,
+                f"{self.data.name} has no validation split to monitor `{wanted.name}` on: the training loss decides",
+                fix="hold out a share of the training data: --set train.split=0.1",
+            )
+        return Monitor("total", TOTAL)
+
+    # -- running
+    def run(self, resume: Checkpoint | None = None) -> None:
+        """Train to the last epoch and measure the test split. Raises `Interrupted` after a signal, having saved."""
+        before = pack_rng()
+        try:
+            if resume is not None:
+                self.restore(resume)
+            else:
+                self._seed()
+                self.stepper.zero_grad()
+                self.save()
+            self._announce()
+            with catching() as request:
+                while self.epoch < self.settings.epochs:
+                    self._run_epoch(request)
+                    self._stop_if(request)
+                self._finish()
+        finally:
+            unpack_rng(before)
+
+    def _seed(self) -> None:
+        """Our own noise needs no global generator; ops of plug-ins may."""
+        import random
+
+        import numpy
+
+        number = stable_seed("global", self.settings.seed)
+        torch.manual_seed(number)
+        random.seed(number)
+        numpy.random.seed(number % 2**32)
+
+    def _announce(self) -> None:
+        train = self.data.train
+        assert train is not None
+        trained = [self.stepper.parameters[name] for group in self.stepper.groups for name in group.names]
+        self.callbacks(
+            "on_start",
+            Start(
+                str(self.run_folder.path),
+                self.model.spec.name,
+                self.data.name,
+                str(self.device),
+                self.settings.epochs,
+                self.epoch,
+                self.batch,
+                self._batches(),
+                train.samples,
+                sum(tensor.numel() for tensor in trained),
+                len(self.stepper.groups),
+            ),
+        )
+        self._tell_warnings()
+
+    def _run_epoch(self, request: Request) -> None:
+        began = shown = saved = time.perf_counter()
+        first = self.sums.samples
+        limit = self.limits.limit_batches
+        for batch in self.loader.epoch(self.epoch, self.batch):
+            if limit is not None and self.batch >= limit:
+                break
+            self._learn(batch)
+            now = time.perf_counter()
+            if now - shown >= SHOW_EVERY:
+                shown = now
+                self._look()
+                if self.callbacks.wants("on_progress"):
+                    rate = (self.sums.samples - first) / (now - began)
+                    self.callbacks("on_progress", Progress(self.epoch, self.batch, self.sums.means(), rate))
+            if request.stop or now - saved >= self.limits.checkpoint_every:
+                saved = now
+                before, self.seconds = self.seconds, self.seconds + now - began
+                self.save()
+                self.seconds = before
+            self._stop_if(request)
+        self._look()
+        self.seconds += time.perf_counter() - began
+        self._end_epoch()
+
+    def _learn(self, batch: Batch) -> None:
+        losses: dict[str, torch.Tensor] = {}
+        for number, visit in enumerate(self.model.visits(**batch)):
+            losses.update(visit.losses)
+            self.stepper.after(number)
+        self.stepper.after_batch()
+        self._recent.append(self.sums.add(losses, size_of(batch)))
+        self.batch += 1
+        if self.callbacks.wants("on_step"):
+            self.callbacks("on_step", StepInfo(self.epoch, self.batch, self.model._step, losses))
+
+    def _where(self) -> str:
+        return f"epoch {self.epoch + 1}"
+
+    def _look(self) -> None:
+        """Wait for the device and look at the losses since the last look."""
+        rows, self._recent = self._recent, []
+        check_losses(self.model, self.losses, rows, self.run_folder, self._where())
+
+    def _stop_if(self, request: Request) -> None:
+        if request.stop:
+            self.run_folder.draw_curves()
+            raise Interrupted(self.run_folder.path, self.epoch + (self.batch > 0), self.batch)
+
+    # -- measuring
+    def _end_epoch(self) -> None:
+        losses = self.sums.means()
+        train: dict[str, Any] = {
+            "epoch": self.epoch + 1,
+            "split": "train",
+            "step": self.model._step,
+            "loss": weighted(self.model, losses),
+            "losses": losses,
+        }
+        sample = self._sample()
+        if self.data.validation is None and self.settings.metrics and isinstance(self.data.train, TableSplit):
+            found = measure(self.model, sample, self.settings.metrics, losses=False)
+            train |= {"metrics": found.metrics, "metrics_on": found.samples}
+        spread = self.spread.of(next(iter(sample))) if self.spread.names else {}
+        if spread:
+            train["spread"] = {name: width.relative for name, width in spread.items()}
+            self._warn_of_collapse(spread)
+        train |= {
+            "lr": self.stepper.rate,
+            "samples": self.sums.samples,
+            "seconds": self.seconds,
+            "rate": self.sums.samples / self.seconds if self.seconds else None,
+        }
+        validation = None
+        if self.data.validation is not None:
+            validation = self._record("validation", self._measure(self.data.validation))
+        value = self._monitored(validation or train)
+        better = self._improves(value)
+        if better:
+            self.best = {"value": value, "epoch": self.epoch + 1, "monitor": self.monitor.name}
+        self.stepper.after_epoch()
+        self._append(*([train] if validation is None else [train, validation]))
+        self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
+        self.sums = Sums(self.losses, self.device)
+        self.save(best=better)
+        self.callbacks("on_epoch", EpochInfo(self.epoch, train, validation, better))
+        self._tell_warnings()
+        self._draw_sometimes()
+
+    def _measure(self, split: Split) -> Measurement:
+        batches: Iterator[Batch] = iter(split.loader(self.settings.batch_size).epoch(0))
+        return measure(self.model, self._limited(batches), self.settings.metrics)
+
+    def _limited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for number, batch in enumerate(batches):
+            if self.limits.limit_batches is not None and number >= self.limits.limit_batches:
+                return
+            yield batch
+
+    def _sample(self) -> list[Batch]:
+        """Some batches of training data, the same every time; of a stream only the first."""
+        assert self.data.train is not None
+        if not isinstance(self.data.train, TableSplit):
+            return [next(iter(self.loader.epoch(self.epoch)))]
+        found: list[Batch] = []
+        size = min(self.settings.batch_size, SAMPLE)
+        for batch in self.data.train.loader(size, seed=self.settings.seed, shuffle=True).epoch(-1):
+            found.append(batch)
+            if sum(map(size_of, found)) >= SAMPLE:
+                break
+        return found
+
+    def _record(self, split: str, found: Measurement) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch + (split != "test"),
+            "split": split,
+            "loss": weighted(self.model, found.losses),
+            "losses": found.losses,
+            "metrics": found.metrics,
+            "samples": found.samples,
+        }
+
+    def _monitored(self, record: Mapping[str, Any]) -> float:
+        name = self.monitor.name
+        value = record["loss"] if self.monitor.kind == "total" else record[self.monitor.kind][name]
+        return float(value)
+
+    def _improves(self, value: float) -> bool:
+        if value != value:
+            return False
+        old = self.best["value"] if self.best is not None else None
+        return old is None or (value > old if self.monitor.better == "higher" else value < old)
+
+    def _warn_of_collapse(self, spread: Mapping[str, Width]) -> None:
+        graph = self.model.graph
+        for name, width in spread.items():
+            widest = self.widest[name] = width.wider(self.widest.get(name, width))
+            if name in self.warned or not width.collapsed(widest):
+                continue
+            self.warned.add(name)
+            task = graph.tasks[name.split(".")[0]]
+            region = graph.regions.get(task.representative or "")
+            part = width.deviation / widest.deviation if widest.deviation else 0.0
+            self.sink.report(
+                "W546",
+                region.origin if region is not None else task.origin,
+                f"the representative `{name}` collapses: it is more and more the same for every sample",
+                f"in epoch {self.epoch + 1} its spread is {width.relative:.1%} of its scale, {part:.0%} of the widest",
+                notes=["a constant is easy to hit, so the loss looks good while the task learns nothing"],
+                fix=f"let the tasks above see it and teach it: `feed: {name}` on the links from `{task.name}`, "
+                "and no `teach` that is this task's own loss alone",
+            )
+
+    def _tell_warnings(self) -> None:
+        for diagnostic in self.sink.diagnostics[self._told :]:
+            self.callbacks("on_warning", diagnostic)
+        self._told = len(self.sink.diagnostics)
+
+    # -- the end
+    def _finish(self) -> None:
+        if self.finished:
+            return
+        test = None
+        if self.data.test is not None:
+            which = "best" if self.data.validation is not None and self.run_folder.has("best") else "last"
+            last = None
+            if which == "best":
+                last = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                load_weights(self.model, self.run_folder.load("best").model)
+            test = self._record("test", self._measure(self.data.test)) | {"checkpoint": which}
+            if last is not None:
+                load_weights(self.model, last)
+            self._append(test)
+        self.finished = True
+        self.save()
+        self.run_folder.draw_curves()
+        self.callbacks("on_end", test)
+
+    def _draw_sometimes(self) -> None:
+        now = time.monotonic()
+        if not hasattr(self, "_drawn"):
+            self._drawn = now
+        if now - self._drawn >= DRAW_EVERY:
+            self._drawn = now
+            self.run_folder.draw_curves()
+
+    # -- state
+    def _append(self, *records: Mapping[str, Any]) -> None:
+        self.run_folder.append(*records)
+        self.lines += len(records)
+
+    def save(self, *, best: bool = False) -> None:
+        """Write the checkpoint, from which `restore` goes on exactly."""
+        self._look()
+        check_parameters(self.model, self.run_folder, self._where())
+        state = {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.model._step,
+            "epochs": self.settings.epochs,
+            "lines": self.lines,
+            "sums": self.sums.state(),
+            "seconds": self.seconds,
+            "schedule": self.stepper.schedule_state(),
+            "best": self.best,
+            "finished": self.finished,
+            "warned": sorted(self.warned),
+            "widest": {name: list(width) for name, width in self.widest.items()},
+            "validated": self.data.validation is not None,
+        }
+        checkpoint = Checkpoint(self.model.state_dict(), self.stepper.pack(), pack_rng(), state)
+        self.run_folder.save(checkpoint, best=best)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on where a checkpoint was saved; ``metrics.jsonl`` is cut to what it knows."""
+        state = checkpoint.state
+        load_weights(self.model, checkpoint.model)
+        self.stepper.zero_grad()
+        self.stepper.unpack(checkpoint.optimizers, state["schedule"])
+        self.model._step = state["step"]
+        self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
+        self.sums.load(state["sums"])
+        self.best, self.warned = state["best"], set(state["warned"])
+        self.widest = {name: Width(*width) for name, width in state["widest"].items()}
+        self.finished = state["finished"] and self.epoch >= self.settings.epochs
+        self.lines = self.run_folder.keep_metrics(state["lines"], self.sink)
+        unpack_rng(checkpoint.rng)
