@@ -85,6 +85,7 @@ def check_spec(
     seed: int | None,
 ) -> Checked:
     from r2d2c.infer import infer
+    from r2d2c.passes.legality import check_after
     from r2d2c.resolve.imports import load_imports
     from r2d2c.resolve.model import resolve
     from r2d2c.verify import verify
@@ -95,9 +96,9 @@ def check_spec(
         seed = spec.document.train.seed if spec.document.train and spec.document.train.seed is not None else 0
     graph = resolve(spec, ops, imported, sink, seed)
     sink.stop_on_errors()
-    graph = infer(graph, ops, sink)
+    graph = infer(check_after(graph, ops), ops, sink)
     sink.stop_on_errors()
-    graph = verify(graph, spec, ops, rules, sink)
+    graph = verify(check_after(graph, ops), spec, ops, rules, sink)
     sink.stop_on_errors()
     return Checked(spec, graph, ops, tuple(sink.diagnostics), folder, settings, rules)
 

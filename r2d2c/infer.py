@@ -220,9 +220,7 @@ class _Inference:
             if value is None:
                 continue
             type_ = self.types.get(value)
-            while value in self.source:
-                value = self.source[value]
-            maker = self.origins.get(value.node)
+            maker = self._maker(value)
             if maker is not None and maker.origin is not None and type_ is not None and maker.op != "constant":
                 also.append((maker.origin, f"`{argument}` is {self.unifier.resolve_type(type_)}"))
         for use in reversed(self.uses):
@@ -230,6 +228,12 @@ class _Inference:
                 also.append((use.origin, f"in this use of `{use.attrs['block']}`"))
         message = str(error) if f"`{node.op}`" in str(error) else f"`{node.op}`: {error}"
         self.sink.report("E301", node.origin, message, also=also, fix=error.fix)
+
+    def _maker(self, value: Value) -> Node | None:
+        """The node that makes a value, in whichever region."""
+        while value in self.source:
+            value = self.source[value]
+        return self.origins.get(value.node)
 
     def _check_losses(self) -> None:
         for loss in self.graph.losses.values():
@@ -252,4 +256,8 @@ class _Inference:
                 continue
             wanted, given = self.types.get(link.source), self.types.get(link.feed)
             if wanted is not None and given is not None and not self._same(wanted, given):
-                self.sink.report("E303", link.origin, f"`feed` is {given}, and `{link.target}` reads a {wanted} over this link")
+                texts = (link.source, f"the value is {wanted}"), (link.feed, f"the representative is {given}")
+                makers = [(self._maker(value), text) for value, text in texts]
+                also = [(maker.origin, text) for maker, text in makers if maker is not None]
+                message = f"`feed` is {given}, and `{link.target}` reads {wanted} over this link"
+                self.sink.report("E303", link.origin, message, also=also)

@@ -97,7 +97,7 @@ class _Printer:
     def _loss(self, name: str) -> tuple[str, ...]:
         loss = self.graph.losses[name]
         weight = f"{loss.weight:g} * " if loss.weight != 1.0 else ""
-        owner = f"of {loss.owner}" if loss.owner else "of its own"
+        owner = f"of {loss.owner}" if loss.owner else "of no task"
         return f"  {name}:", f"{weight}{self._value(loss.value)}", owner, f"# {place(loss.origin)}"
 
     def _link(self, position: int) -> tuple[str, ...]:

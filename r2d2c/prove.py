@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 
+from r2d2c.diagnostics import Sink
 from r2d2c.driver import Checked
 from r2d2c.graph import Graph, Init, Node, Region, Storage, Value
 from r2d2c.model import Model
-from r2d2c.passes.backward import Backward
-from r2d2c.passes.credit import AttachCredit
-from r2d2c.passes.inline import flatten
+from r2d2c.passes.legality import Form
+from r2d2c.passes.pipeline import Attach, Differentiate, Flatten, Pass, Tables, run_passes
 from r2d2c.sampling import random_batch
 from r2d2c.types import TensorType
 
@@ -70,11 +71,21 @@ class _Probed(Model):
 
     @cached_property
     def _training_graph(self) -> Graph:
-        spec = self.spec
-        graph = spec.graph
-        teach = {t.name: graph.regions[t.teach] for t in graph.tasks.values() if t.teach is not None}
-        flat = flatten(AttachCredit(graph, self._credit_rules()).run())
-        return Backward(_with_probes(flat), spec.ops, teach).run()
+        return run_passes(PROBED, self.spec.graph, self.spec.ops, self._credit_rules())
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A scale on every loss, before the gradients are made."""
+
+    tables: Tables
+    gives: ClassVar[Form] = "flat"
+
+    def run(self, graph: Graph, sink: Sink) -> Graph:
+        return _with_probes(graph)
+
+
+PROBED: tuple[type[Pass], ...] = (Attach, Flatten, Probe, Differentiate)
 
 
 def _with_probes(graph: Graph) -> Graph:

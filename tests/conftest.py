@@ -1,11 +1,14 @@
 """What all tests share: goldens, printed text that is compared with a file and refreshed by one flag."""
 
 import difflib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+# Every graph that a test makes is held against the legality table after every pass (r2d2c/passes/legality.py).
+os.environ["R2D2C_CHECK"] = "1"
 EXPECTED = Path(__file__).parent / "golden" / "expected"
 
 

@@ -12,8 +12,9 @@ import torch
 
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.infer import Signatures
+from r2d2c.ops.shapes import promoted
 from r2d2c.source import Span
-from r2d2c.types import Dim, DimLike, TensorType, promote
+from r2d2c.types import Dim, DimLike, TensorType
 
 from .names import properties, statement_name, unique, value_name
 
@@ -151,8 +152,11 @@ class OnnxContext:
 
     def promote(self, *values: Given) -> tuple[ir.Value, ...]:
         """The values in their common dtype by torch's rules; ONNX itself never promotes."""
-        common = functools.reduce(promote, map(self._promotable, values))
-        return tuple(self.cast(value, common) for value in values)
+        common = self._promotable(values[0])
+        for value in values[1:]:
+            other = self._promotable(value)
+            common = TensorType(promoted(common, other), common.dims or other.dims)
+        return tuple(self.cast(value, common.dtype) for value in values)
 
     def size(self, dim: DimLike) -> ir.Value:
         """A dim as an int64 value of shape [1]: a constant, or arithmetic on the inputs' shapes."""
@@ -201,7 +205,7 @@ class OnnxContext:
 
     def begin(self, node: Node) -> None:
         """What follows is added for this op, until `end`."""
-        task = node.id.partition(".")[0]
+        task = node.id.partition(".")[0].partition("/")[0]
         self._node, self._first = node, len(self.nodes)
         self._props = properties(
             statement_name(node), node.origin, task if task in self.graph.tasks else None
@@ -257,10 +261,12 @@ class OnnxContext:
             return self.const(number, DTYPE_NAMES[like])
         return self.const(number, "i64" if isinstance(number, int) else "f32")
 
-    def _promotable(self, value: Given) -> str:
+    def _promotable(self, value: Given) -> TensorType:
+        """A type that promotes as the value does: what counts is its dtype, and whether it has dims."""
         if isinstance(value, ir.Value):
-            return self._weak.get(value) or self.dtype_of(value)
-        return "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
+            scalar = value in self._weak or (value.shape is not None and value.shape.rank() == 0)
+            return TensorType(self._weak.get(value) or self.dtype_of(value), () if scalar else (1,))
+        return TensorType("bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float")
 
     def _sum(self, dim: Dim) -> ir.Value:
         total: Any = None

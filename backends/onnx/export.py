@@ -44,14 +44,23 @@ class ExportReport:
     def text(self) -> str:
         """One line a fact."""
         worst = max(self.max_difference.values(), default=0.0)
-        compared = "; ".join(
-            ", ".join(f"{n}={s}" for n, s in sizes.items()) or "fixed sizes" for sizes in self.sizes
-        )
-        return (
+        lines = [
             f"{self.path}: {self.nodes} nodes, {self.parameters:,} parameters, {self.bytes:,} bytes, "
-            f"opset {self.opset}\n"
-            f"verified against PyTorch at {compared}: largest difference {worst:.1e}"
-        )
+            f"opset {self.opset}",
+            f"verified against PyTorch at {_shown(self.sizes)}: largest difference {worst:.1e}",
+        ]
+        if self.skipped:
+            lines.append(f"not compared at {_shown(self.skipped)}: PyTorch itself fails there")
+        lines += [
+            f"the output `{name}` is `{given}` in the file: an input has its name"
+            for name, given in self.outputs.items()
+            if name != given
+        ]
+        return "\n".join(lines)
+
+
+def _shown(all_sizes: tuple[dict[str, int], ...]) -> str:
+    return "; ".join(", ".join(f"{n}={s}" for n, s in sizes.items()) or "fixed sizes" for sizes in all_sizes)
 
 
 def export(

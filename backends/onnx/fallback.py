@@ -56,7 +56,10 @@ def ask_torch(
             {v: x for v, x in zip(node.inputs, inputs, strict=True) if v},
         )
     except Exception as error:  # the exporter raises whatever the op's own code makes it raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        reason = (str(root).strip() or type(root).__name__).splitlines()[0]
         sink.report(
             "E606",
             node.origin,

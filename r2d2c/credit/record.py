@@ -18,8 +18,11 @@ from r2d2c.types import TensorType
 class Edge(Protocol):
     """What a rule sees of the link it is attached to."""
 
-    link: Link
-    credit: Credit
+    @property
+    def link(self) -> Link: ...
+
+    @property
+    def credit(self) -> Credit: ...
 
     @property
     def value(self) -> Value:

@@ -1,7 +1,8 @@
-"""Diagnostics 2xx: names, dims, blocks, imports."""
+"""Diagnostics 2xx: names, dims, arguments."""
 
 from __future__ import annotations
 
+from r2d2c.diagnostics.codes_blocks import BLOCKS
 from r2d2c.diagnostics.entry import Entry
 
 NAMES: tuple[Entry, ...] = (
@@ -95,8 +96,8 @@ The left side of `=` has more or fewer names than the right side has values.
         "E211",
         "one name for two things",
         """\
-Inputs, targets, tasks and losses share one space of names, and so do the values of a task's behavior and
-of its representative; otherwise it could not be said which one is meant.
+Inputs, targets, tasks and losses share one space of names, and so do the values of a task's behavior and of
+its representative; otherwise it could not be said which one is meant.
 
     inputs:
       h: f32[B, 8]
@@ -153,8 +154,8 @@ The dtypes are f64, f32, bf16, f16, i64, i32, i16, i8, u8 and bool.
         "E216",
         "a name that torch modules have themselves",
         """\
-Tasks, values and layers with parameters become attributes of a torch module, so they cannot be called like one
-of its own (`weight`, `forward`, `training`, …).
+Tasks, values and layers with parameters become attributes of a torch module, so they cannot be called like
+one of its own (`weight`, `forward`, `training`, …).
 
     tasks:
       forward:
@@ -168,8 +169,8 @@ of its own (`weight`, `forward`, `training`, …).
         "E217",
         "a size that no input gives",
         """\
-`B`, `T` and run-time ranges get their sizes from the axes of the inputs (where targets can be read, of those
-too). A dim that is no axis of any has no size to compute with.
+`B`, `T` and run-time ranges get their sizes from the axes of the inputs (where targets can be read, of
+those too). A dim that is no axis of any has no size to compute with.
 
     dims: {depth: 1..8, D: 64}
     inputs:
@@ -267,136 +268,5 @@ The arithmetic of a size gave a number below 0.
     h = linear(x, H - 8)
     h = linear(x, H)""",
     ),
-    Entry(
-        "E230",
-        "a block that uses itself",
-        """\
-A block is copied to where it is used, so one that uses itself, directly or through others, would never end.
-`repeat=` applies a block several times.
-
-    blocks:
-      deep(x): return deep(linear(x, 8))
-
-    blocks:
-      layer(x): return linear(x, 8)
-    tasks:
-      fit:
-        behavior: h = layer(x, repeat=3)""",
-    ),
-    Entry(
-        "E231",
-        "a block that cannot be repeated",
-        """\
-`repeat=` passes what a block returns on to its next copy as the first argument, so it must take a value
-first and return exactly one.
-
-    blocks:
-      two(x): return x, x
-    h = two(x, repeat=3)
-
-    blocks:
-      one(x): return relu(x)
-    h = one(x, repeat=3)""",
-    ),
-    Entry(
-        "E232",
-        "a block without `return`",
-        """\
-What a block gives back stands after `return`, in its last line.
-
-    layer(x): h = linear(x, 8)
-    layer(x): return linear(x, 8)""",
-    ),
-    Entry(
-        "E233",
-        "statements after `return`",
-        """\
-`return` ends a block; what follows would never run.
-
-    layer(x): |
-      return x
-      h = relu(x)
-
-    layer(x): |
-      h = relu(x)
-      return h""",
-    ),
-    Entry(
-        "E234",
-        "a value that is computed and dropped",
-        """\
-A statement without a name has no effect, since ops change nothing in place.
-
-    behavior: |
-      relu(x)
-      h = linear(x, 8)
-
-    behavior: |
-      a = relu(x)
-      h = linear(a, 8)""",
-    ),
-    Entry(
-        "E235",
-        "a block that is defined twice",
-        """\
-Two blocks have one name; one of them may come from an import.
-
-    blocks:
-      mlp(x): return relu(x)
-      mlp(x, width): return linear(x, width)
-
-    blocks:
-      mlp(x): return relu(x)
-      wide_mlp(x, width): return linear(x, width)""",
-    ),
-    Entry(
-        "E236",
-        "`return` outside of a block",
-        """\
-A task has named values and no single result: others read them by name.
-
-    behavior: return linear(x, 8)
-    behavior: h = linear(x, 8)""",
-    ),
-    Entry(
-        "E240",
-        "an import that does not exist",
-        """\
-An import is `std/NAME` of the standard library, or a file in the folder of the spec, by its path from there.
-
-    imports:
-      - layers            # the file is layers.yaml
-      - layers.yaml""",
-    ),
-    Entry(
-        "E241",
-        "imports in a circle",
-        """\
-A file imports one that, over some steps, imports it again. Put what both need into a third file.
-
-    # a.yaml
-    imports: [b.yaml]
-    # b.yaml
-    imports: [a.yaml]     # remove this one""",
-    ),
-    Entry(
-        "E242",
-        "an import outside the spec's folder",
-        """\
-A spec may come from a stranger, so it reads nothing but files in its own folder and below.
-
-    imports:
-      - ../../secret.yaml
-      - shared/layers.yaml""",
-    ),
-    Entry(
-        "E250",
-        "a plug-in that does not load",
-        """\
-The file of `--plugin` is not there, or Python raised an error while importing it. Import it yourself to see
-the whole traceback.
-
-    r2d2c check spec.yaml --plugin mine.py
-    python -c "import runpy; runpy.run_path('mine.py')\"""",
-    ),
+    *BLOCKS,
 )

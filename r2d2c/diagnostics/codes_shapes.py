@@ -67,8 +67,8 @@ too few; if the smaller is right, write it in both places.
         "E310",
         "a parameter of unknown size",
         """\
-The sizes of parameters are fixed when compiling. A dim that is `infer` must follow from something whose size
-is known, and `B`, `T` and run-time ranges are known only when the model runs.
+The sizes of parameters are fixed when compiling. A dim that is `infer` must follow from something whose
+size is known, and `B`, `T` and run-time ranges are known only when the model runs.
 
     dims: {D: infer}
     inputs:

@@ -28,8 +28,8 @@ A string starts and ends with the same quote, on one line.
         "E103",
         "a character that no expression has",
         """\
-The character starts no token of the language. From other languages: `&` is written `and`, `!` is `not`,
-`|` is `or` (or `|>`, which passes a value on), and braces are not used.
+The character starts no token of the language. From other languages: `&` is written `and`, `!` is `not`, `|`
+is `or` (or `|>`, which passes a value on), and braces are not used.
 
     m = a & b
     m = a and b""",
@@ -66,8 +66,8 @@ by `]`.
         "E107",
         "something that cannot stand here",
         """\
-The token does not fit after what stands before it. A power is `^`, not `**`; `==` compares, and `=` gives
-a value its name at the start of a statement; comparisons are not chained.
+The token does not fit after what stands before it. A power is `^`, not `**`; `==` compares, and `=` gives a
+value its name at the start of a statement; comparisons are not chained.
 
     h = x ** 2
     h = x ^ 2""",

@@ -10,8 +10,8 @@ TASKS: tuple[Entry, ...] = (
         "E401",
         "a target where the model is used",
         """\
-Behaviors and outputs are what remains when the model is used, and then there are no targets. Representatives,
-distances and losses may read them.
+Behaviors and outputs are what remains when the model is used, and then there are no targets.
+Representatives, distances and losses may read them.
 
     behavior: h = linear(y, 8)
     behavior: h = linear(x, 8)
@@ -21,8 +21,8 @@ distances and losses may read them.
         "E402",
         "a representative where the model is used",
         """\
-A representative is computed from the target, so no behavior or output can read it. A task can learn from it,
-though, in place of the behavior below: that is what `feed` says.
+A representative is computed from the target, so no behavior or output can read it. A task can learn from
+it, though, in place of the behavior below: that is what `feed` says.
 
     classify:
       behavior: logits = linear(encode.r, 10)
@@ -36,8 +36,8 @@ though, in place of the behavior below: that is what `feed` says.
         "E403",
         "a representative that reads a behavior",
         """\
-A representative says what is asked of a behavior, so it cannot depend on one: it is made from targets, inputs
-and the representatives of other tasks.
+A representative says what is asked of a behavior, so it cannot depend on one: it is made from targets,
+inputs and the representatives of other tasks.
 
     representative: r = linear(encode.h, 8)
     representative: r = one_hot(y, 10) |> linear(8)""",
@@ -46,8 +46,8 @@ and the representatives of other tasks.
         "E410",
         "a representative without a distance",
         """\
-A representative is asked for by the task's distance, and `keep: own` keeps that distance. Without one, neither
-means anything.
+A representative is asked for by the task's distance, and `keep: own` keeps that distance. Without one,
+neither means anything.
 
     encode:
       behavior: h = linear(x, 8)
@@ -58,8 +58,8 @@ means anything.
         "E411",
         "`teach` without a representative",
         """\
-`teach` says which losses train the task's representative. Its behavior is trained by its own distance and by
-what the credit of its links brings back.
+`teach` says which losses train the task's representative. Its behavior is trained by its own distance and
+by what the credit of its links brings back.
 
     classify:
       distance: cross_entropy(logits, y)
@@ -160,8 +160,8 @@ A term of `teach` is the loss of a task, which is its distance, or one of `losse
         "E420",
         "tasks that read each other in a circle",
         """\
-A task is computed after those it reads, so they cannot read each other; the labels show the circle. The same
-holds for representatives.
+A task is computed after those it reads, so they cannot read each other; the labels show the circle. The
+same holds for representatives.
 
     a:
       behavior: h = linear(b.h, 8)
@@ -190,8 +190,8 @@ The message shows the rule's usage. Arguments are numbers, in their order and wi
         "E432",
         "`feed` with a rule that brings credit back",
         """\
-With `feed` the task above reads a representative instead of the behavior below, so nothing could come back to
-that behavior; its own distance is what trains it. Only `local` is made for that.
+With `feed` the task above reads a representative instead of the behavior below, so nothing could come back
+to that behavior; its own distance is what trains it. Only `local` is made for that.
 
     encode.h -> classify: {credit: backprop, feed: encode.r}
     encode.h -> classify: {credit: local, feed: encode.r}""",

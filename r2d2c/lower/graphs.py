@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.fx as fx
@@ -63,7 +64,7 @@ def lower_forward(
     return Lowered(b.fx, tuple(p.name for p in graph.body.inputs), tuple(n for n, _ in wanted), random)
 
 
-def _as_tensor(b: FxBuilder, result: object) -> object:
+def _as_tensor(b: FxBuilder, result: Any) -> Any:
     """An output that is a plain number becomes a tensor."""
     return b("torch.tensor", result) if isinstance(result, (int, float)) else result
 
@@ -156,8 +157,8 @@ class TrainingLowering:
         random = _draws(nodes, self.ops)
         if random:
             b.rng = b.placeholder("rng")
-        for node in dict.fromkeys(n.id for n in extra):
-            b.add(self.nodes[node])
+        for id_ in dict.fromkeys(n.id for n in extra):
+            b.add(self.nodes[id_])
         for node in nodes:
             if node.op == "vjp":
                 self._vjp(b, node)

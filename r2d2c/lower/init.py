@@ -81,6 +81,10 @@ def fill(tensor: torch.Tensor, draw: Draw, generator: torch.Generator) -> None:
 def initial(row: Storage, seed: int) -> torch.Tensor:
     """The first value of a storage entry. The same seed and name give the same numbers in every model."""
     assert row.type is not None
+    if row.init.kind == "module":
+        # The first value that an nn.Module class of the user's gives it; see r2d2c/ops/module_op.py.
+        drawn: torch.Tensor = row.init.args[0].draw(seed_of(seed, row.name))
+        return drawn.to(TORCH_DTYPES[row.type.dtype])
     tensor = torch.empty(shape_of(row), dtype=TORCH_DTYPES[row.type.dtype])
     if not tensor.is_floating_point():
         return tensor.fill_(int(row.init.args[0]) if row.init.args else 0)

@@ -7,9 +7,9 @@ from typing import Any
 
 from r2d2c.ops.record import Arg, Example, Op, ShapeError, Shapes
 from r2d2c.ops.reductions import AXES, KEEP, axes_of, elements, mixes_axes, reduced_dims
-from r2d2c.ops.shapes import broadcast_dims
+from r2d2c.ops.shapes import broadcast_dims, promoted
 from r2d2c.ops.unary import expect_tensor, fold, is_number
-from r2d2c.types import TensorType, promote
+from r2d2c.types import TensorType
 
 _XY = (Arg("x", doc="left operand"), Arg("y", doc="right operand, broadcast against `x`"))
 _X = (Arg("x", doc="any shape"),)
@@ -147,7 +147,7 @@ def _where_shape(s: Shapes, a: Any) -> TensorType:
             "condition",
             fix="compare it: `… > 0`",
         )
-    dtype = a.x.dtype if a.x.dtype == a.y.dtype else promote(a.x.dtype, a.y.dtype)
+    dtype = promoted(a.x, a.y)
     dtype = {"float": "f32", "int": "i64"}.get(dtype, dtype)
     return TensorType(dtype, broadcast_dims(s, a.condition, a.x, a.y, names=("condition", "x", "y")))
 

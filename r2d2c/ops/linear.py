@@ -39,7 +39,7 @@ def _shape(s: Shapes, a: Any) -> TensorType:
         raise ShapeError(f"the weight {weight} gives {weight.dims[-2]}, not {a.out}", "weight", "out")
     if weight.rank == 3 and not (x.rank >= 2 and s.unify(weight.dims[0], x.dims[0])):
         raise ShapeError(f"the weight {weight} is per sample, and `x` is {x}", "weight", "x")
-    if bias is not None and not s.unify(bias.dims[-1], a.out):
+    if bias is not None and not (bias.rank in (1, 2) and s.unify(bias.dims[-1], a.out)):
         raise ShapeError(f"the bias {bias} does not fit {a.out} outputs", "bias")
     return x.with_dims((*x.dims[:-1], a.out))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from r2d2c.ops.record import ShapeError, Shapes
-from r2d2c.types import DimLike, TensorType, promote
+from r2d2c.types import FLOATS, DimLike, TensorType, promote
 
 
 def broadcast_dims(s: Shapes, *types: TensorType, names: tuple[str, ...] = ()) -> tuple[DimLike, ...]:
@@ -53,7 +53,20 @@ def elementwise(s: Shapes, a: Any) -> TensorType:
     x, y = a.x, a.y
     if x is y:
         return x  # type: ignore[no-any-return]
-    return TensorType(promote(x.dtype, y.dtype), broadcast_dims(s, x, y, names=("x", "y")))
+    return TensorType(promoted(x, y), broadcast_dims(s, x, y, names=("x", "y")))
+
+
+def promoted(x: TensorType, y: TensorType) -> str:
+    """The dtype of arithmetic on two values. As in torch, a scalar does not widen a value that has dims."""
+    if x.dtype != y.dtype and (x.rank == 0) != (y.rank == 0) and not (x.weak or y.weak):
+        scalar, other = (x, y) if x.rank == 0 else (y, x)
+        if _category(scalar.dtype) <= _category(other.dtype):
+            return other.dtype
+    return promote(x.dtype, y.dtype)
+
+
+def _category(dtype: str) -> int:
+    return 2 if dtype in FLOATS else 0 if dtype == "bool" else 1
 
 
 def expect_rank(type_: TensorType, rank: int, argument: str, what: str) -> None:

@@ -186,7 +186,6 @@ STOP = Op(
     lambda b, a: a.x if is_number(a.x) or b.type("x").weak else b.method("detach", a.x),
     "Identity",
     traits=frozenset({"no_gradient"}),
-    cost=lambda a: 0,
     examples=(
         Example("stop(x)", {"x": "f32[3, 4]"}, gradient=False),
         Example("stop(x)", {"x": "i64[5] < 9"}, gradient=False),

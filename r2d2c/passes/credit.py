@@ -93,13 +93,15 @@ class AttachCredit:
         self.losses = active_losses(graph, rules)
         self.nodes: list[Node] = []
         self.done: set[str] = set()
+        # The ids of all other nodes: `stop` may stand in the spec as well.
+        self.taken = {node.id for region in graph.regions.values() for node in region.nodes}
         self.leaves: dict[Value, Value] = {}
         self.stops: dict[Value, Value] = {}
 
     # -- adding nodes
     def add(self, id_: str, op: str, inputs: tuple[Value, ...], attrs: Mapping[str, Any], link: Link | None) -> Value:
         name, number = id_, 2
-        while name in self.done:
+        while name in self.done or name in self.taken:
             name, number = f"{id_}_{number}", number + 1
         self.done.add(name)
         outputs = (attrs["storage"],) if op == "param" else (id_.rpartition(".")[2],)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from r2d2c.graph import Graph, Node, Port, Region, Value
+from r2d2c.passes.legality import check_after
 from r2d2c.types import TensorType
 
 
@@ -127,7 +128,8 @@ def inference_graph(graph: Graph) -> Graph:
     region = Region(main.name, main.kind, inputs, main.outputs, nodes, main.origin)
     read = {node.attrs["storage"] for node in nodes if node.op == "param"}
     storage = {name: row for name, row in graph.storage.items() if name in read}
-    return flat.with_(stage="inference", regions={main.name: region}, losses={}, tasks=graph.tasks, storage=storage, targets=())
+    found = flat.with_(stage="inference", regions={main.name: region}, losses={}, storage=storage, targets=())
+    return check_after(found, None)
 
 
 def referenced(storage: Mapping[str, object], nodes: Iterable[Node]) -> set[str]:

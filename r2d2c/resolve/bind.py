@@ -211,7 +211,7 @@ def _param(evaluator: Evaluator, op: Op, arg: Arg, given: Placed | None, id_: st
             if f"{arg.name}=false" in arg.doc:
                 return None
             message = f"`{arg.name}` of `{op.name}` cannot be left out"
-            evaluator.sink.report("E225", given.span, message, fix="remove `=false`")
+            evaluator.sink.report("E225", given.span, message, fix=f"remove `{arg.name}=false`")
             return FAILED
         return evaluator.as_value(given)
     if given is None and not arg.required:

@@ -1,4 +1,6 @@
-"""`train`, `evaluate` and `predict`: the calls behind the commands of the same names. All raise `CompileError`."""
+"""`train`, `evaluate` and `predict`: the calls behind the commands of the same names. All raise
+`CompileError`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from r2d2c.diagnostics import Sink
 from r2d2c.driver import Checked
 from r2d2c.train.device import find_device, set_threads
+from r2d2c.train.events import Callbacks
 from r2d2c.train.load import Loaded, Request, check_for_training, data_text, load_data
 from r2d2c.train.refuse import refuse
 from r2d2c.train.resolved import resolved_text
@@ -61,10 +64,11 @@ def train(
 ) -> Run:
     """Train a spec into a new run folder, or go on with a run (``resume``).
 
-    data: a source such as ``"digits"``, a `Dataset`, an iterable of batches (or a function that gives one), or a
+    data: a source such as ``"digits"``, a `Dataset`, an iterable of batches (or a function that gives one),
+        or a
         mapping of these by split; what the spec names if None.
-    out: the run's folder, ``runs/NAME-NNN`` if None. callbacks: objects with methods of `r2d2c.train.events.Callback`.
-    Ctrl-C finishes the batch, saves, and raises `KeyboardInterrupt`.
+    out: the run's folder, ``runs/NAME-NNN`` if None. callbacks: objects with methods of
+    `r2d2c.train.events.Callback`. Ctrl-C finishes the batch, saves, and raises `KeyboardInterrupt`.
     """
     listening = [*callbacks] if quiet else [*callbacks, _Lines()]
     changed = overrides(
@@ -88,6 +92,9 @@ def train(
     text = data_text(request)
     named = overrides(data=text) if text is not None else []
     checked = check_for_training(spec, [*changed, *named, *settings], tuple(plugins), request)
+    for diagnostic in checked.diagnostics:
+        if diagnostic.severity == "warning":
+            Callbacks(listening)("on_warning", diagnostic)
     wanted = _settings(checked)
     loaded = load_data(checked, request, default=wanted.data, span=wanted.data_span, split=wanted.split)
     place, count = find_device(device), set_threads(threads)
@@ -224,7 +231,9 @@ def evaluate(
     plugins: Iterable[Any] = (),
     settings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Losses and metrics on one split: of a run (or its folder), a model, or a spec that nobody has trained."""
+    """Losses and metrics on one split: of a run (or its folder), a model, or a spec that nobody has
+    trained.
+    """
     from r2d2c.train.measure import measure, weighted
 
     model, loaded, wanted, which = _prepare(what, data, checkpoint, device, plugins, settings)
@@ -303,15 +312,14 @@ def predict(
 ) -> Predictions:
     """The outputs of the composed model for every sample of data, which needs no targets.
 
-    split: train, validation, test or all; by default test, or train where there is no other.
+    split: train, validation, test or all; by default all of data that is given here, and test of the run's own.
     """
     from r2d2c.train.predict import run_model
 
     model, loaded, wanted, _ = _prepare(what, data, checkpoint, device, plugins, (), targets=False)
     splits = loaded.bound.splits
-    chosen = [split or ("test" if "test" in splits else next(iter(splits)))]
-    if chosen == ["all"]:
-        chosen = list(splits)
+    split = split or ("test" if data is None and "test" in splits else "all")
+    chosen = list(splits) if split == "all" else [split]
     for name in chosen:
         if name not in splits:
             _no_split(loaded, name)

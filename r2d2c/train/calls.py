@@ -1,7 +1,7 @@
 """Optimizers and schedules as a spec writes them: ``adam(lr=2e-3)``, ``warmup(epochs=2) |> cosine``.
 
-They are names with plain arguments, not ops of the model (`linear` and `step` would be), so they are read from the
-syntax, with the place of every part.
+They are names with plain arguments, not ops of the model (`linear` and `step` would be), so they are read
+from the syntax, with the place of every part.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Call:
 
 
 def read_calls(syntax: Syntax, what: str, dims: Mapping[str, Any], sink: Sink) -> tuple[Call, ...] | None:
-    """The calls of a pipe in order; None after a diagnostic (E540). ``what`` is ``optimizer`` or ``schedule``."""
+    """The calls of a pipe in order; None after a diagnostic (E540). ``what`` is ``optimizer`` or
+    ``schedule``.
+    """
     chain: list[Call] = []
     at: int | None = syntax.root
     while at is not None:
@@ -50,7 +52,7 @@ def read_calls(syntax: Syntax, what: str, dims: Mapping[str, Any], sink: Sink) -
         head = node.args[0] if node.kind == "call" else at
         if syntax.nodes[head].kind != "name":
             example = "adam(lr=1e-3)" if what == "optimizer" else "warmup(epochs=2) |> cosine"
-            message = f"a {what} is a name with arguments"
+            message = f"{_a(what)} is a name with arguments"
             sink.report("E540", syntax.span(at), message, fix=f"write it as `{example}`")
             return None
         call = _call(syntax, at, head, 2 if piped else 1, what, dims, sink)
@@ -71,7 +73,7 @@ def _call(
     if len(node.args) > given:
         place = syntax.span(node.args[given])
         first = "lr" if what == "optimizer" else "epochs"
-        message = f"the arguments of a {what} have names"
+        message = f"the arguments of {_a(what)} have names"
         sink.report("E540", place, message, fix=f"write `{name}({first}={place.text})`, say")
         return None
     arguments: dict[str, Any] = {}
@@ -113,3 +115,7 @@ def constant(syntax: Syntax, at: int, dims: Mapping[str, Any]) -> Any:
             return None
         return result if isinstance(result, int | float) else None
     return None
+
+
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A training begins (or goes on, at ``epoch`` and ``batch``). ``batches``: of one epoch, if that is known."""
+    """A training begins (or goes on, at ``epoch`` and ``batch``). ``batches``: of one epoch, if that is
+    known.
+    """
 
     folder: str
     model: str
@@ -51,7 +53,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class EpochInfo:
-    """An epoch is done: its lines of ``metrics.jsonl``. ``best``: whether it is the best by the monitor so far."""
+    """An epoch is done: its lines of ``metrics.jsonl``. ``best``: whether it is the best by the monitor so
+    far.
+    """
 
     epoch: int
     train: Mapping[str, Any]

@@ -1,4 +1,6 @@
-"""Losses and parameters that are no numbers any more: found, named, and never saved over a good checkpoint."""
+"""Losses and parameters that are no numbers any more: found, named, and never saved over a good
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
+from r2d2c.source import Span
 from r2d2c.train.refuse import refuse
 from r2d2c.train.run_folder import RunFolder
 
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
 def check_losses(
     model: Model, names: Sequence[str], rows: Sequence[torch.Tensor], run: RunFolder, where: str
 ) -> None:
-    """E536 for the first loss of the first row that is NaN or infinite. ``rows`` are the losses of some steps."""
+    """E536 for the first loss of the first row that is NaN or infinite. ``rows`` are the losses of some
+    steps.
+    """
     if not rows or not names:
         return
     table = torch.stack(list(rows))
@@ -56,14 +61,16 @@ def check_parameters(model: Model, run: RunFolder, where: str) -> None:
     _refuse_parameter(name, row.origin if row else None, trainers, run, where)
 
 
-def _refuse_parameter(name: str, span: object, trainers: list[str], run: RunFolder, where: str) -> NoReturn:
+def _refuse_parameter(
+    name: str, span: Span | None, trainers: list[str], run: RunFolder, where: str
+) -> NoReturn:
     by = f"it learns from {', '.join(f'`{loss}`' for loss in trainers)}" if trainers else "no loss trains it"
     refuse(
         "E536",
         f"the parameter `{name}` is no finite number any more, {where}",
-        span,  # type: ignore[arg-type]
+        span,
         notes=[by, _last_good(run)],
-        fix="try a smaller learning rate; a gradient can be NaN where its loss is not, as of sqrt(0) or norm(0)",
+        fix="try a smaller learning rate; a gradient can be NaN where its loss is not, as of sqrt(0)",
     )
 
 

@@ -31,9 +31,11 @@ from r2d2c.train.refuse import refuse
 class Request:
     """Data that somebody asks for, in whatever form.
 
-    what: the text of a source, a `Dataset`, a `BatchStream`, or an iterable (or function) of batches; a mapping gives
+    what: the text of a source, a `Dataset`, a `BatchStream`, or an iterable (or function) of batches; a
+        mapping gives
         one for each split. None: what the spec says.
-    folder: where relative paths of the spec's own data start. ``trusted``: the words did not come from the spec.
+    folder: where relative paths of the spec's own data start. ``trusted``: the words did not come from the
+        spec.
     """
 
     what: Any = None
@@ -53,7 +55,9 @@ def check_for_training(
     plugins: Iterable[Any],
     request: Request,
 ) -> Checked:
-    """A checked spec with ``settings`` applied; dims to infer get their sizes from the data. Raises `CompileError`."""
+    """A checked spec with ``settings`` applied; dims to infer get their sizes from the data. Raises
+    `CompileError`.
+    """
     if isinstance(spec, Checked):
         if not settings:
             return spec
@@ -84,13 +88,13 @@ def check_text(
         table = Ops(_extra(ops))
         graph = resolve(spec, table, load_imports(spec, folder, sink), sink)
         sink.stop_on_errors()
-        graph = infer(graph, table, sink)
-        sink.stop_on_errors()
+        # Its mistakes may be no more than that a size is not known yet; they are reported below if they stay.
+        graph = infer(graph, table, Sink())
         wanted = {name: places[name] for name in places if name in unsolved(graph)}
         if wanted:
             train = spec.document.train
             span = train.at("data") if train is not None and train.data is not None else None
-            dataset = _open(request, train.data if train else None, span, DataContext(root=folder, span=span))
+            dataset = _open(request, train.data if train else None, span, DataContext(folder, span=span))
             if isinstance(dataset, Dataset):
                 solved = solve_dims(graph, dataset, wanted)
                 settings = [*settings, *(f"dims.{name}={size}" for name, size in solved.items())]
@@ -125,9 +129,11 @@ def load_data(
     split: float | None = None,
     targets: bool = True,
 ) -> Loaded:
-    """Open data and bind it to the ports of a spec, without its targets if they are not needed. Raises `CompileError`.
+    """Open data and bind it to the ports of a spec, without its targets if they are not needed. Raises
+    `CompileError`.
 
-    ``default`` is the source that the spec names, at ``span``. ``split``: take this share of train for validation.
+    ``default`` is the source that the spec names, at ``span``. ``split``: take this share of train for
+    validation.
     """
     graph = checked.graph
     names = None if targets else input_names(graph)

@@ -1,4 +1,6 @@
-"""`Trainer`: epochs of seeded batches, a learning pass visit by visit, measuring, checkpoints, exact resume."""
+"""`Trainer`: epochs of seeded batches, a learning pass visit by visit, measuring, checkpoints, exact
+resume.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ SAMPLE = 1024  # training samples that metrics are measured on where there is no
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """limit_batches: of an epoch, of training and of every split that is measured. checkpoint_every: seconds."""
+    """limit_batches: of an epoch, of training and of every split that is measured. checkpoint_every:
+    seconds.
+    """
 
     limit_batches: int | None = None
     checkpoint_every: float = 120.0
@@ -91,14 +95,17 @@ class Trainer:
             self.sink.report(
                 "W547",
                 wanted.span,
-                f"{self.data.name} has no validation split to monitor `{wanted.name}` on: the training loss decides",
+                f"{self.data.name} has no validation split to monitor `{wanted.name}` on",
+                "the training loss decides",
                 fix="hold out a share of the training data: --set train.split=0.1",
             )
         return Monitor("total", TOTAL)
 
     # -- running
     def run(self, resume: Checkpoint | None = None) -> None:
-        """Train to the last epoch and measure the test split. Raises `Interrupted` after a signal, having saved."""
+        """Train to the last epoch and measure the test split. Raises `Interrupted` after a signal, having
+        saved.
+        """
         before = pack_rng()
         try:
             if resume is not None:
@@ -296,10 +303,10 @@ class Trainer:
                 "W546",
                 region.origin if region is not None else task.origin,
                 f"the representative `{name}` collapses: it is more and more the same for every sample",
-                f"in epoch {self.epoch + 1} its spread is {width.relative:.1%} of its scale, {part:.0%} of the widest",
+                f"in epoch {self.epoch + 1} its spread is {part:.0%} of the widest it was",
                 notes=["a constant is easy to hit, so the loss looks good while the task learns nothing"],
-                fix=f"let the tasks above see it and teach it: `feed: {name}` on the links from `{task.name}`, "
-                "and no `teach` that is this task's own loss alone",
+                fix=f"let the tasks above see and teach it: `feed: {name}` on the links from `{task.name}`, "
+                "and a `teach` that names more than this task's own loss",
             )
 
     def _tell_warnings(self) -> None:

@@ -31,7 +31,9 @@ class Measurement:
 
 
 class Sums:
-    """Sums of losses over batches, weighted by their sizes, on the device: nothing waits for it until `means`."""
+    """Sums of losses over batches, weighted by their sizes, on the device: nothing waits for it until
+    `means`.
+    """
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self.names = tuple(names)
@@ -70,7 +72,9 @@ def size_of(batch: Batch) -> int:
 def measure(
     model: Model, batches: Iterable[Batch], metrics: Sequence[Measured], *, losses: bool = True
 ) -> Measurement:
-    """Losses and metrics over batches; metrics see the outputs of the composed model, and nothing else does."""
+    """Losses and metrics over batches; metrics see the outputs of the composed model, and nothing else
+    does.
+    """
     graph = model.graph
     inputs = input_names(graph)
     sums = Sums(list(graph.losses) if losses else [], _device(model))
@@ -132,15 +136,17 @@ class Spread:
 class Width(NamedTuple):
     """The spread of one representative.
 
-    deviation: the standard deviation over the samples of a batch. relative: the same, as a part of the root of the
-    mean square: near 1 for codes that differ, 0 for a constant.
+    deviation: the standard deviation over the samples of a batch. relative: the same, as a part of the root
+    of the mean square: near 1 for codes that differ, 0 for a constant.
     """
 
     deviation: float
     relative: float
 
     def collapsed(self, widest: Width) -> bool:
-        """Whether it is nearly a constant, or has lost much of the most that it ever had, by both measures."""
+        """Whether it is nearly a constant, or has lost much of the most that it ever had, by both
+        measures.
+        """
         narrowed = self.deviation < 0.5 * widest.deviation and self.relative < 0.6 * widest.relative
         return self.relative < 0.02 or narrowed
 

@@ -39,8 +39,8 @@ def port_spans(checked: Checked) -> dict[str, Span]:
 def solve_dims(graph: Graph, dataset: Dataset, places: Mapping[str, Span]) -> dict[str, int]:
     """The sizes of dims to infer, from the shapes of the data's columns and the number of its classes.
 
-    ``graph`` went through the shape pass; ``places`` are where the dims are declared. E544 where the data does not
-    tell a size.
+    ``graph`` went through the shape pass; ``places`` are where the dims are declared. E544 where the data
+    does not tell a size.
     """
     unifier = Unifier()
     for port in graph.body.inputs:

@@ -98,7 +98,9 @@ def run_model(
 
 
 def _logits(model: Model, arrays: Mapping[str, Any], classes: tuple[str, ...] | None) -> list[str]:
-    """The outputs that have a number for each class: those of metrics over classes, or of that many columns."""
+    """The outputs that have a number for each class: those of metrics over classes, or of that many
+    columns.
+    """
     if classes is None:
         return []
     measured = {m.args[0] for m in model.graph.metrics if m.args and _SHAPES.get(m.name) == "classes"}

@@ -1,7 +1,7 @@
 """The resolved spec: one text that says all, with `--set` applied and every import's blocks inside.
 
-A run's folder keeps it, so that the run depends on no other file. A spec without imports and settings is kept as it
-was written, with its comments.
+A run's folder keeps it, so that the run depends on no other file. A spec without imports and settings is
+kept as it was written, with its comments.
 """
 
 from __future__ import annotations

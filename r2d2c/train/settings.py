@@ -1,7 +1,8 @@
-"""The settings of a training: what the spec's `train:` section says, with defaults. Nothing here imports torch.
+"""The settings of a training: what the spec's `train:` section says, with defaults. Nothing here imports
+torch.
 
-The command line and Python change the section itself (``--set train.epochs=3``), so that the resolved spec in a
-run's folder says everything.
+The command line and Python change the section itself (``--set train.epochs=3``), so that the resolved spec
+in a run's folder says everything.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`Stepper`: optimizer steps in between the visits of a learning pass.
 
-Parameters are grouped by the visit after which they may change. Groups of consecutive visits are joined until they
-have `GROUP` elements, so that many small tasks make one fused step; a large one is stepped, and its gradients freed,
-right after its visit. The result is that of one step at the end, bit for bit.
+Parameters are grouped by the visit after which they may change. Groups of consecutive visits are joined
+until they have `GROUP` elements, so that many small tasks make one fused step; a large one is stepped,
+and its gradients freed, right after its visit. The result is that of one step at the end, bit for bit.
 """
 
 from __future__ import annotations

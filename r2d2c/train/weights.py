@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def load_weights(model: Model, tensors: Mapping[str, Tensor], path: Path | None = None) -> None:
-    """Copy tensors into a model's storage, in place; E521 with what differs if names or shapes do not match."""
+    """Copy tensors into a model's storage, in place; E521 with what differs if names or shapes do not
+    match.
+    """
     import torch
 
     own = model.state_dict()

@@ -31,7 +31,9 @@ def check_batch(c: Context) -> None:
 
 def _regions(c: Context) -> list[Region]:
     """Behaviors, representatives, outputs and losses, and the blocks that they use, as parts of them."""
-    found = [r for r in c.graph.regions.values() if r.kind in ("behavior", "representative", "output", "loss")]
+    found = [
+        r for r in c.graph.regions.values() if r.kind in ("behavior", "representative", "output", "loss")
+    ]
     inside: set[str] = set()
     result = []
     # Blocks of losses are not looked at: what they mix is theirs to know.
@@ -101,7 +103,7 @@ def _report(c: Context, node: Node, op: Op, space: Any, axis: int, type_: Tensor
     c.sink.report(
         "W470",
         node.origin,
-        f"`{op.name}` mixes the samples of a batch, so the model's answer to one sample depends on the others",
+        f"`{op.name}` mixes the samples of a batch, so the answer to one sample depends on the others",
         f"runs over axis {axis} of {type_}, the batch",
         fix=_remedy(op, space, type_),
     )

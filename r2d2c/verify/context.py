@@ -12,7 +12,7 @@ from r2d2c.diagnostics import Sink
 from r2d2c.graph import Graph, Loss, Node, Region, Value
 from r2d2c.ops.record import Op
 from r2d2c.passes.credit import AttachCredit, active_losses
-from r2d2c.passes.inline import flatten, inference_graph
+from r2d2c.passes.inline import flatten
 from r2d2c.passes.reach import Cone, Reach
 from r2d2c.passes.teach import linear_form, mentioned
 from r2d2c.source import Span
@@ -56,6 +56,12 @@ class Context:
     def tasks(self) -> dict[str, TaskSyntax]:
         return {task.name: task for task in self.spec.tasks}
 
+    def representative_name(self, task: str) -> str | None:
+        """``encode.r``: what a link would feed, the last value of a representative."""
+        syntax = self.tasks[task].representative
+        names = syntax.statements[-1].targets if syntax is not None and syntax.statements else ()
+        return f"{task}.{names[0][0]}" if names else None
+
     def link_syntax(self, origin: Span | None) -> LinkSyntax | None:
         """The entry of `links:` that a link got its credit from."""
         return next((entry for entry in self.spec.links if entry.span == origin), None)
@@ -64,7 +70,10 @@ class Context:
         """Every region that was written as statements, with its syntax; of a block, one instance."""
         regions = self.graph.regions
         for task in self.spec.tasks:
-            for name, syntax in ((task.name, task.behavior), (f"{task.name}.representative", task.representative)):
+            for name, syntax in (
+                (task.name, task.behavior),
+                (f"{task.name}.representative", task.representative),
+            ):
                 if syntax is not None and name in regions:
                     yield regions[name], syntax
         for loss in self.spec.losses:
@@ -149,11 +158,6 @@ class Context:
     def behind(self, values: Iterable[Value]) -> set[str]:
         """The nodes of the training graph that values are computed from, whether or not gradients flow."""
         return closure(self.nodes, values)
-
-    # -- the inference graph
-    @cached_property
-    def inference(self) -> Graph:
-        return inference_graph(self.graph)
 
 
 def closure(nodes: Mapping[str, Node], values: Iterable[Value]) -> set[str]:

@@ -42,7 +42,9 @@ def _arguments(c: Context, credit: Credit) -> None:
     if len(credit.args) != len(rule.arguments):
         count = len(rule.arguments)
         takes = "no arguments" if not count else "1 argument" if count == 1 else f"{count} arguments"
-        c.sink.report("E431", credit.origin, f"the credit `{rule.name}` takes {takes}, not {len(credit.args)}", usage)
+        c.sink.report(
+            "E431", credit.origin, f"the credit `{rule.name}` takes {takes}, not {len(credit.args)}", usage
+        )
     elif not all(isinstance(arg, (int, float, str)) for arg in credit.args):
         c.sink.report("E431", credit.origin, f"the arguments of the credit `{rule.name}` are numbers", usage)
 
@@ -53,21 +55,17 @@ def _feed(c: Context, link: Link) -> None:
         return
     span = entry.feed.span(entry.feed.root)
     if not rule.takes_feed:
-        taking = [name for name, other in c.rules.items() if other.takes_feed]
+        taking = " or ".join(f"`{name}`" for name, other in c.rules.items() if other.takes_feed)
         c.sink.report(
             "E432",
             span,
-            f"`feed` goes with the credit {' or '.join(f'`{name}`' for name in taking)}, not with `{rule.name}`",
+            f"`feed` goes with the credit {taking}, not with `{rule.name}`",
             f"`{link.source_task}` would learn nothing from `{link.target}`",
             also=[(link.credit.origin, f"this link's credit is `{rule.name}`")],
             fix=f"write `{{credit: local, feed: {span.text}}}`, or remove `feed`",
         )
     elif link.feed_task != link.source_task:
-        own = c.tasks[link.source_task].representative
-        name = own.statements[-1].targets[0][0] if own and own.statements and own.statements[-1].targets else None
-        c.sink.report(
-            "E433",
-            span,
-            f"this link comes from `{link.source_task}`, and `{span.text}` is a representative of `{link.feed_task}`",
-            fix=f"feed `{link.source_task}.{name}`" if name else f"`{link.source_task}` has no representative: remove `feed`",
-        )
+        own, fed = link.source_task, f"`{span.text}` is a representative of `{link.feed_task}`"
+        name = c.representative_name(own)
+        fix = f"feed `{name}`" if name else f"`{own}` has no representative: remove `feed`"
+        c.sink.report("E433", span, f"this link comes from `{own}`, and {fed}", fix=fix)

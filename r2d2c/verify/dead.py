@@ -9,15 +9,17 @@ from r2d2c.verify.context import Context
 
 # Where both factors are 0 the gradient of each, which is the other, is 0 as well.
 PRODUCTS: dict[str, tuple[int, int]] = {
-    "mul": (0, 1), "matmul": (0, 1), "linear": (0, 1), "bilinear": (0, 2), "conv1d": (0, 1), "conv2d": (0, 1),
+    "mul": (0, 1), "matmul": (0, 1), "linear": (0, 1), "bilinear": (0, 2),
+    "conv1d": (0, 1), "conv2d": (0, 1),
 }  # fmt: skip
 # Functions that are 0 at 0, of their first input.
 ODD = {
-    "relu", "tanh", "gelu", "silu", "leaky_relu", "elu", "neg", "sign", "square", "sin", "reshape", "rearrange", "transpose",
-    "permute", "dropout", "slice", "sum", "mean", "avg_pool1d", "avg_pool2d", "abs", "flatten", "cast", "stop",
+    "relu", "tanh", "gelu", "silu", "leaky_relu", "elu", "neg", "sign", "square", "sin", "abs", "sum", "mean",
+    "reshape", "rearrange", "transpose", "permute", "slice", "flatten", "avg_pool1d", "avg_pool2d",
+    "dropout", "cast", "stop",
 }  # fmt: skip
 # Of these the gradient at 0 is 0 too.
-FLAT = ("relu", "square")
+FLAT = ("relu", "square", "abs")
 BIAS = {"linear": 2, "bilinear": 3, "conv1d": 2, "conv2d": 2}
 
 
@@ -61,12 +63,18 @@ def _zero(c: Context, node: Node, zero: Mapping[Value, bool]) -> bool:
 def _check_node(c: Context, node: Node, zero: Mapping[Value, bool], learned: Mapping[Value, bool]) -> None:
     if node.op in PRODUCTS:
         left, right = (node.inputs[position] for position in PRODUCTS[node.op])
-        if left is None or right is None or not (zero[left] and zero[right] and learned[left] and learned[right]):
+        if (
+            left is None
+            or right is None
+            or not (zero[left] and zero[right] and learned[left] and learned[right])
+        ):
             return
         message = f"both factors of this `{node.op}` are 0 at the start, so neither can ever learn"
         notes = ["the gradient of each factor is the other one"]
     elif node.op in FLAT and node.inputs[0] is not None and zero[node.inputs[0]] and learned[node.inputs[0]]:
-        message = f"the argument of this `{node.op}` is 0 at the start, where its gradient is 0: it can never learn"
+        message = (
+            f"the argument of this `{node.op}` is 0 at the start, where its gradient is 0: it can never learn"
+        )
         notes = []
     else:
         return
@@ -75,4 +83,11 @@ def _check_node(c: Context, node: Node, zero: Mapping[Value, bool], learned: Map
         maker = c.nodes.get(value.node) if value is not None else None
         if maker is not None and value is not None and zero[value] and maker.op not in ("param", "constant"):
             also.append((maker.origin, "this is 0 at the start"))
-    c.sink.report("W480", node.origin, message, also=also, notes=notes, fix="start one of them with other numbers: leave out `init=zeros`")
+    c.sink.report(
+        "W480",
+        node.origin,
+        message,
+        also=also,
+        notes=notes,
+        fix="start one of them with other numbers: leave out `init=zeros`",
+    )

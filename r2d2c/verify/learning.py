@@ -20,11 +20,22 @@ def check_weights(c: Context) -> None:
             continue
         span, weight = syntax.span(syntax.root), loss.weight
         if not math.isfinite(weight):
-            c.sink.report("W443", span, f"the weight of the loss `{name}` is {weight}: every gradient will be too")
+            c.sink.report(
+                "W443", span, f"the weight of the loss `{name}` is {weight}: every gradient will be too"
+            )
         elif weight < 0:
-            c.sink.report("W443", span, f"the weight of the loss `{name}` is negative: training makes it as large as it can")
+            c.sink.report(
+                "W443",
+                span,
+                f"the weight of the loss `{name}` is negative: training makes it as large as it can",
+            )
         elif weight == 0:
-            c.sink.report("W443", span, f"the weight of the loss `{name}` is 0: it trains nothing", fix="remove the loss, or its weight")
+            c.sink.report(
+                "W443",
+                span,
+                f"the weight of the loss `{name}` is 0: it trains nothing",
+                fix="remove the loss, or its weight",
+            )
 
 
 def check_losses(c: Context) -> None:
@@ -36,7 +47,9 @@ def check_losses(c: Context) -> None:
 
 def _trains(c: Context, name: str) -> bool:
     cone = c.cones[name]
-    return bool(cone.params) or any(p.leaf in cone.leaves and p.cone.params and name in p.teachers for p in c.pupils)
+    return bool(cone.params) or any(
+        p.leaf in cone.leaves and p.cone.params and name in p.teachers for p in c.pupils
+    )
 
 
 def _report_loss(c: Context, name: str, loss: Loss) -> None:
@@ -89,7 +102,9 @@ def cuts(c: Context, values: Iterable[Value]) -> list[Node]:
 
 def _places(nodes: Iterable[Node], text: str) -> list[tuple[Span | None, str]]:
     """One label a place; a block used twice has its stops once."""
-    found = {(n.origin.source.name, n.origin.start, n.origin.end): n.origin for n in nodes if n.origin is not None}
+    found = {
+        (n.origin.source.name, n.origin.start, n.origin.end): n.origin for n in nodes if n.origin is not None
+    }
     return [(span, text) for span in found.values()]
 
 
@@ -119,7 +134,7 @@ def _report_place(c: Context, place: str, names: list[str]) -> None:
     row = c.training.storage[f"{place}.{names[0]}"]
     maker = c.nodes.get(place)
     span = maker.origin if maker is not None else row.origin
-    task = place.split(".")[0]
+    task = place.partition(".")[0]
     ends = _ends(c, {f"{place}.{name}" for name in names})
     also: list[tuple[Span | None, str]] = []
     notes: list[str] = []
@@ -144,7 +159,12 @@ def _report_place(c: Context, place: str, names: list[str]) -> None:
     has = f"its {names[0]} is" if len(names) == 1 else f"its {' and '.join(names)} are"
     unique = list({(s.start, t): (s, t) for s, t in also if s is not None}.values())
     c.sink.report(
-        "W440", span, f"no loss reaches `{place}`: {has} never trained", also=unique, notes=dict.fromkeys(notes), fix=fix
+        "W440",
+        span,
+        f"no loss reaches `{place}`: {has} never trained",
+        also=unique,
+        notes=dict.fromkeys(notes),
+        fix=fix,
     )
 
 

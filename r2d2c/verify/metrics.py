@@ -16,5 +16,7 @@ def check_metrics(c: Context) -> None:
         # A mask of the targets' shape may follow.
         if record is not None and len(metric.args) not in (len(record.arguments), len(record.arguments) + 1):
             usage = f"usage: {metric.name}({', '.join(record.arguments)}[, mask])"
-            message = f"the metric `{metric.name}` compares {len(record.arguments)} values, not {len(metric.args)}"
+            message = (
+                f"the metric `{metric.name}` compares {len(record.arguments)} values, not {len(metric.args)}"
+            )
             c.sink.report("E418", metric.origin, message, usage)

@@ -11,7 +11,12 @@ def check_sizes(c: Context) -> None:
     makers = {node.id: node.origin for region in c.graph.regions.values() for node in region.nodes}
     done: set[str] = set()
     for row in c.graph.storage.values():
-        unknown = {s for dim in (row.type.dims if row.type else ()) if isinstance(dim, Dim) for s in as_dim(dim).symbols()}
+        unknown = {
+            s
+            for dim in (row.type.dims if row.type else ())
+            if isinstance(dim, Dim)
+            for s in as_dim(dim).symbols()
+        }
         place = row.name.rpartition(".")[0]
         if not unknown or place in done:
             continue
@@ -26,4 +31,6 @@ def check_sizes(c: Context) -> None:
             fix = "a parameter's sizes are fixed: use another axis, or a dim with a number"
         also = [(declared.get(name), f"`{name}` is declared here") for name in names]
         span = makers.get(place) or row.origin
-        c.sink.report("E310", span, message, f"makes `{row.name}`, {row.type}".replace("?", ""), also=also, fix=fix)
+        c.sink.report(
+            "E310", span, message, f"makes `{row.name}`, {row.type}".replace("?", ""), also=also, fix=fix
+        )

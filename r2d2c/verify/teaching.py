@@ -21,12 +21,14 @@ def check_teach(c: Context) -> None:
 
 
 def _report_dropped(c: Context, task: Task) -> None:
-    link = next(k for k in c.graph.links if k.source_task == task.name and not c.rules[k.credit.rule].keeps_distance)
+    link = next(
+        k for k in c.graph.links if k.source_task == task.name and not c.rules[k.credit.rule].keeps_distance
+    )
     rule = link.credit.rule
     c.sink.report(
         "N465",
         c.graph.losses[task.name].origin,
-        f"the distance of `{task.name}` is not used under the credit `{rule}`, and its representative neither",
+        f"the distance of `{task.name}` is not used under the credit `{rule}`, nor is its representative",
         also=[(link.credit.origin, f"`{rule}` brings back the gradient of `{link.target}` instead")],
         fix=f"`keep: own` in `{task.name}` keeps both",
     )
@@ -47,10 +49,7 @@ def _place(c: Context, task: Task) -> Span | None:
 
 
 def name_of(c: Context, task: Task) -> str:
-    """``encode.r``: what a link would feed."""
-    syntax = c.tasks[task.name].representative
-    names = syntax.statements[-1].targets if syntax is not None and syntax.statements else ()
-    return f"{task.name}.{names[0][0]}" if names else f"the representative of `{task.name}`"
+    return c.representative_name(task.name) or f"the representative of `{task.name}`"
 
 
 def _check_task(c: Context, task: Task, pupils: list[Pupil]) -> None:
@@ -61,7 +60,12 @@ def _check_task(c: Context, task: Task, pupils: list[Pupil]) -> None:
     if region is not None:
         if not params:
             message = f"the representative of `{task.name}` has no parameters, so there is nothing to teach"
-            c.sink.report("W466", _teach_span(c, task), message, fix="remove `teach`, or put a layer into the representative")
+            c.sink.report(
+                "W466",
+                _teach_span(c, task),
+                message,
+                fix="remove `teach`, or put a layer into the representative",
+            )
             return
         missing = [name for name in mentioned(region) if name not in reached]
         for name in missing:
@@ -80,7 +84,9 @@ def _report_term(c: Context, task: Task, name: str) -> None:
     """A term of `teach` that can never change the representative."""
     syntax = c.tasks[task.name].teach
     assert syntax is not None
-    index = next((i for i, node in enumerate(syntax.nodes) if node.kind == "name" and node.value == name), syntax.root)
+    index = next(
+        (i for i, node in enumerate(syntax.nodes) if node.kind == "name" and node.value == name), syntax.root
+    )
     span, r = syntax.span(index), name_of(c, task)
     message = f"the term `{name}` can never change `{r}`"
     if name not in c.losses:
@@ -94,14 +100,19 @@ def _report_term(c: Context, task: Task, name: str) -> None:
     if ends:
         label = f"no gradient comes from the loss `{name}` to `{r}`"
         also = [(node.origin, f"no gradient passes `{node.op}`") for node in ends]
-        c.sink.report("E460", span, message, label, also=also, fix="let the gradient through, or remove the term")
+        c.sink.report(
+            "E460", span, message, label, also=also, fix="let the gradient through, or remove the term"
+        )
         return
     link = next((k for k in c.graph.links if k.source_task == task.name and k.target == name), None)
     if link is None:
         label = f"nothing that the loss `{name}` is computed from is made of `{r}`"
-        c.sink.report("E460", span, message, label, fix=f"remove the term, or let the loss `{name}` read `{r}`")
+        c.sink.report(
+            "E460", span, message, label, fix=f"remove the term, or let the loss `{name}` read `{r}`"
+        )
         return
     value, entry = _link_value(c, link), c.link_syntax(link.origin)
+    h = value.rpartition(".")[2]
     places = [(link.origin, f"this link feeds `{value}`")] if entry is not None else []
     fix = f"add to `links:` `{value} -> {name}: {{credit: local, feed: {r}}}`"
     if entry is not None:
@@ -111,7 +122,7 @@ def _report_term(c: Context, task: Task, name: str) -> None:
         "E460",
         span,
         message,
-        f"with `feed: {value}` (the default), `{name}` reads `{value.rpartition('.')[2]}` and not `{r.rpartition('.')[2]}`",
+        f"with `feed: {value}` (the default), `{name}` reads `{h}` and not `{r.rpartition('.')[2]}`",
         also=places,
         fix=fix,
     )
@@ -178,10 +189,12 @@ def check_classes(c: Context) -> None:
         c.sink.report(
             "N464",
             _place(c, task),
-            f"`{name_of(c, task)}` is computed from the class label `{name}` alone, so it takes only {count} values",
-            notes=["what learns from it sees only these points; a target that is dense or a sequence, noise "
-                   f"(`noise(…)`) or an input in the representative has no such limit"],
-        )  # fmt: skip
+            f"`{name_of(c, task)}` is computed from the class `{name}` alone, so it has only {count} values",
+            notes=[
+                "what learns from it sees only these points; a target that is dense or a sequence, noise\n"
+                "(`noise(…)`) or an input in the representative has no such limit"
+            ],
+        )
 
 
 def _labels(c: Context, pupil: Pupil) -> tuple[str, object] | None:
@@ -195,7 +208,12 @@ def _labels(c: Context, pupil: Pupil) -> tuple[str, object] | None:
             return None
         if node.op == "port":
             type_ = c.training.types[Value(id_)]
-            if node.attrs["name"] not in targets or type_.dtype not in INTEGERS or type_.rank != 1 or found is not None:
+            if (
+                node.attrs["name"] not in targets
+                or type_.dtype not in INTEGERS
+                or type_.rank != 1
+                or found is not None
+            ):
                 return None
             found = node.attrs["name"], c.training.bounds.get(Value(id_))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from r2d2c.graph import Node, Region, Value
-from r2d2c.source import Source, Span
+from r2d2c.source import Span
 from r2d2c.syntax.ast import Statement, Syntax
 from r2d2c.syntax.spec import Spec
 from r2d2c.verify.context import Context
@@ -16,7 +16,9 @@ def check_tasks(c: Context) -> None:
     for name in _dead_tasks(c):
         notes = []
         if name in c.dropped:
-            notes.append(f"its own distance is dropped by the credit of its link; `keep: own` in `{name}` keeps it")
+            notes.append(
+                f"its own distance is dropped by the credit of its link; `keep: own` in `{name}` keeps it"
+            )
         c.sink.report(
             "W453",
             c.graph.tasks[name].origin,
@@ -38,7 +40,12 @@ def check_ports(c: Context) -> None:
     for port in c.graph.body.inputs:
         if port.value not in read:
             what = "target" if port.name in c.graph.targets else "input"
-            c.sink.report("W451", spans[port.value.node], f"the {what} `{port.name}` is never read", fix="read it, or remove it")
+            c.sink.report(
+                "W451",
+                spans[port.value.node],
+                f"the {what} `{port.name}` is never read",
+                fix="read it, or remove it",
+            )
 
 
 # -- values
@@ -50,8 +57,17 @@ def check_values(c: Context) -> None:
     for region, syntax in c.bodies():
         if region.name.removesuffix(".representative") in dead:
             continue
-        read = {value for node in region.nodes for value in node.inputs} | {port.value for port in region.outputs}
-        makers = {(n.origin.source.name, n.origin.start, n.origin.end): n for n in region.nodes if n.origin and n.op != "port"}
+        read = {value for node in region.nodes for value in node.inputs} | {
+            port.value for port in region.outputs
+        }
+        unread = [n for n in region.nodes if (n.id, 0) not in read or len(n.outputs) > 1]
+        makers = {
+            (n.origin.start, n.origin.end): n
+            for n in unread
+            if n.origin is not None and n.origin.source is syntax.source and n.op != "port"
+        }
+        if not makers:
+            continue
         for statement in syntax.statements:
             for (name, start, end), values in _made(statement, syntax, makers):
                 if values and not name.startswith("_") and not any(value in read for value in values):
@@ -69,28 +85,21 @@ def _where(region: Region) -> str:
 
 
 def _made(
-    statement: Statement, syntax: Syntax, makers: dict[tuple[str, int, int], Node]
+    statement: Statement, syntax: Syntax, makers: dict[tuple[int, int], Node]
 ) -> Iterator[tuple[tuple[str, int, int], list[Value]]]:
     """The targets of a statement with the values they name, where these are the work of the statement."""
-    root, source = syntax.nodes[statement.root], syntax.source
+    root = syntax.nodes[statement.root]
     single = len(statement.targets) == 1
     for number, target in enumerate(statement.targets):
-        position = statement.root
         parts = root.kind == "tuple"
-        if parts and not single:
-            position = root.args[number]
-        maker = makers.get(_key(source, syntax, position))
+        node = syntax.nodes[root.args[number]] if parts and not single else root
+        maker = makers.get((node.start, node.end))
         if maker is None:
             continue
         if single or parts:
             yield target, [Value(maker.id, port) for port in range(max(1, len(maker.outputs)))]
         else:
             yield target, [Value(maker.id, number)]
-
-
-def _key(source: Source, syntax: Syntax, position: int) -> tuple[str, int, int]:
-    node = syntax.nodes[position]
-    return source.name, node.start, node.end
 
 
 # -- dims and blocks
@@ -105,13 +114,20 @@ def check_names(c: Context) -> None:
             c.sink.report("W452", dim.span, f"the dim `{dim.name}` is never used", fix="use it, or remove it")
     for block in spec.blocks:
         if block.signature.name not in written:
-            c.sink.report("W452", block.span, f"the block `{block.signature.name}` is never used", fix="use it, or remove it")
+            c.sink.report(
+                "W452",
+                block.span,
+                f"the block `{block.signature.name}` is never used",
+                fix="use it, or remove it",
+            )
     _parameters(c)
 
 
 def _parameters(c: Context) -> None:
     for block in c.spec.blocks:
-        written = {node.value for node in (*block.body.nodes, *block.signature.syntax.nodes) if node.kind == "name"}
+        written = {
+            node.value for node in (*block.body.nodes, *block.signature.syntax.nodes) if node.kind == "name"
+        }
         for name, _ in block.signature.parameters:
             if name not in written and not name.startswith("_"):
                 message = f"the block `{block.signature.name}` never uses its parameter `{name}`"

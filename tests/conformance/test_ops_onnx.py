@@ -12,14 +12,16 @@ import onnxruntime
 import pytest
 import torch
 
+import r2d2c
 from r2d2c.backends.onnx.build import Built, build
 from r2d2c.backends.onnx.runtime import open_session, run, serialize
 from r2d2c.backends.onnx.verify import check_model
 from r2d2c.diagnostics import CompileError
 from r2d2c.model import Model
 from r2d2c.ops.record import Example, Op
-from tests.conformance.models import FLOAT_CASES, INFERENCE_CASES, batch_of, model_of
-from tests.conformance.test_ops_eager import batched, replace_first
+from r2d2c.ops.registry import builtin
+from tests.conformance.models import FLOAT_CASES, INFERENCE_CASES, batch_of, model_of, spec_text
+from tests.conformance.test_ops_eager import batched, check_outputs, replace_first
 
 # ONNX Runtime 1.31 has no CPU kernels of float64 for these, or for what they are made of.
 NO_FLOAT64 = {
@@ -146,3 +148,29 @@ def test_torch_onnx_export_agrees(name: str) -> None:
     ours = run(session, built, batch)
     for theirs, mine in zip(oracle.run(None, feed), ours.values(), strict=True):
         torch.testing.assert_close(torch.from_numpy(theirs), mine, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "remainder", "pow", "maximum", "where"])
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("f32[3]", "f64[]"),
+        ("bf16[3]", "f32[]"),
+        ("i32[3]", "i64[]"),
+        ("i64[3]", "f64[]"),
+        ("f32[]", "f64[3]"),
+        ("f32[3]", "bool[]"),
+    ],
+)
+def test_a_scalar_does_not_widen_what_has_dims(name: str, left: str, right: str) -> None:
+    if "bool" in right and name in ("sub", "remainder", "pow", "div"):
+        pytest.skip("not for bools")
+    call = "where(x == x, x, y)" if name == "where" else f"{name}(x, y)"
+    example = Example(call, {"x": left, "y": right}, range=(0.5, 2.0))
+    model = r2d2c.compile(r2d2c.loads(spec_text(builtin()[name], example)))
+    batch = batch_of(example)
+    check_outputs(model, batch)
+    if "bf16" in left:
+        check_model(serialize(build(model), "conformance"), model)
+    else:
+        compare(model, batch, 1e-5)

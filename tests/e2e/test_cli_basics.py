@@ -18,7 +18,9 @@ HEAVY = ("torch", "numpy", "networkx", "matplotlib", "onnx", "sklearn")
 
 def imported(stderr: str) -> set[str]:
     """The top-level modules that ``-X importtime`` has seen."""
-    lines = (line.rpartition("|")[2].strip() for line in stderr.splitlines() if line.startswith("import time:"))
+    lines = (
+        line.rpartition("|")[2].strip() for line in stderr.splitlines() if line.startswith("import time:")
+    )
     return {name.partition(".")[0] for name in lines}
 
 
@@ -32,7 +34,20 @@ def broken(tmp_path: Path) -> Path:
 def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     done = r2d2c("--help", python=("-X", "importtime"))
     assert done.returncode == 0
-    for name in ("new", "check", "fmt", "explain", "ops", "wiring", "plan", "graph", "compile", "data", "export", "inspect"):
+    for name in (
+        "new",
+        "check",
+        "fmt",
+        "explain",
+        "ops",
+        "wiring",
+        "plan",
+        "graph",
+        "compile",
+        "data",
+        "export",
+        "inspect",
+    ):
         assert f"\n  {name} " in done.stdout
     assert imported(done.stderr).isdisjoint((*HEAVY, "lark", "yaml", "pydantic"))
 
@@ -45,7 +60,8 @@ def test_a_syntax_error_imports_neither_torch_nor_the_ops(broken: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("check",), ("plan",), ("wiring",), ("graph",), ("compile", "--emit", "training"), ("fmt", "--check")]
+    "arguments",
+    [("check",), ("plan",), ("wiring",), ("graph",), ("compile", "--emit", "training"), ("fmt", "--check")],
 )
 def test_what_needs_no_torch_does_not_import_it(arguments: tuple[str, ...]) -> None:
     done = r2d2c(*arguments, TWO_TASKS, python=("-X", "importtime"))
@@ -160,7 +176,9 @@ def test_memory_is_the_machines_fault(tmp_path: Path) -> None:
     assert done.stderr == "r2d2c: out of memory: try a smaller batch or smaller dims\n"
 
 
-BUG = "import sys; from r2d2c.cli import main; main.build = lambda a: 1 / 0; sys.exit(main.main(sys.argv[1:]))"
+BUG = (
+    "import sys; from r2d2c.cli import main; main.build = lambda a: 1 / 0; sys.exit(main.main(sys.argv[1:]))"
+)
 
 
 def test_a_bug_of_ours_is_called_one_and_noted_down(tmp_path: Path) -> None:
@@ -175,7 +193,9 @@ def test_a_bug_of_ours_is_called_one_and_noted_down(tmp_path: Path) -> None:
     assert str(note) in done.stderr
     text = note.read_text()
     assert "Traceback" in text and "arguments: check x.yaml" in text
-    shown = subprocess.run([*call, "--traceback"], env=environment, capture_output=True, text=True, check=False)
+    shown = subprocess.run(
+        [*call, "--traceback"], env=environment, capture_output=True, text=True, check=False
+    )
     assert "Traceback" in shown.stderr
 
 
@@ -186,7 +206,9 @@ def test_an_interrupt_is_quiet(tmp_path: Path) -> None:
 
 
 def test_ctrl_c(tmp_path: Path) -> None:
-    spec, plugin = with_mine(tmp_path, 'SystemExit((open("started", "w").close(), __import__("time").sleep(60)))')
+    spec, plugin = with_mine(
+        tmp_path, 'SystemExit((open("started", "w").close(), __import__("time").sleep(60)))'
+    )
     call = [sys.executable, "-m", "r2d2c", "check", str(spec), "--plugin", str(plugin)]
     process = subprocess.Popen(call, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     for _ in range(300):

@@ -74,10 +74,16 @@ def test_wiring_that_does_not_hold_fails() -> None:
 
     false = Proof((Entry("encode", "encode.h.linear.bias", "gradient", False),))
     out, err = io.StringIO(), io.StringIO()
-    with mock.patch("r2d2c.prove.prove", lambda model: false), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        mock.patch("r2d2c.prove.prove", lambda model: false),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         code = main(["wiring", str(TWO_TASKS), "--prove"])
     assert code == 1
-    assert "encode.h.linear.bias is marked `gradient` by encode, and its gradient did not move" in err.getvalue()
+    assert (
+        "encode.h.linear.bias is marked `gradient` by encode, and its gradient did not move" in err.getvalue()
+    )
     assert "NOT proved: 1 entry of 1" in err.getvalue()
 
 
@@ -109,8 +115,13 @@ def test_compile(emit: str, tmp_path: Path) -> None:
     assert out.read_text() == done.stdout
 
 
-@pytest.mark.parametrize("command", [("wiring",), ("plan",), ("graph",), ("compile", "--emit", "syntax"), ("export", "-o", "m.onnx")])
-def test_a_broken_spec_gives_the_same_diagnostics_everywhere(command: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [("wiring",), ("plan",), ("graph",), ("compile", "--emit", "syntax"), ("export", "-o", "m.onnx")],
+)
+def test_a_broken_spec_gives_the_same_diagnostics_everywhere(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
     (tmp_path / "broken.yaml").write_text(BROKEN)
     done = r2d2c(*command, "broken.yaml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
@@ -181,6 +192,18 @@ def test_export_and_inspect(tmp_path: Path) -> None:
     emitted = r2d2c("compile", TWO_TASKS, "--emit", "onnx", "-o", tmp_path / "other.onnx")
     assert emitted.returncode == 0
     assert (tmp_path / "other.onnx").exists()
+
+
+def test_export_of_a_run_has_its_trained_parameters(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained = r2d2c("train", TWO_TASKS, "--out", run, "--epochs", "1", "--batch-size", "256")
+    assert trained.returncode == 0, trained.stderr
+    done = r2d2c("export", run, "-o", tmp_path / "trained.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "untrained" not in done.stderr
+    untrained = r2d2c("export", TWO_TASKS, "-o", tmp_path / "first.onnx")
+    assert "The parameters are untrained" in untrained.stderr
+    assert (tmp_path / "trained.onnx").read_bytes() != (tmp_path / "first.onnx").read_bytes()
 
 
 def test_inspect_what_is_no_onnx_file(tmp_path: Path) -> None:

@@ -138,7 +138,10 @@ def test_ops() -> None:
     family = r2d2c("ops", "distances").stdout
     assert "mse(" in family and "conv2d(" not in family
     found = json.loads(r2d2c("ops", "linear", "--format", "json").stdout)
-    assert (found["name"], [a["name"] for a in found["arguments"]]) == ("linear", ["x", "out", "weight", "bias"])
+    assert (found["name"], [a["name"] for a in found["arguments"]]) == (
+        "linear",
+        ["x", "out", "weight", "bias"],
+    )
     assert "linear" in {op["name"] for op in json.loads(r2d2c("ops", "--format", "json").stdout)["linear"]}
 
 

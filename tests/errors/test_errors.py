@@ -46,7 +46,12 @@ def test_the_messages_of_a_stage(path: Path, request: pytest.FixtureRequest) -> 
 
 
 def test_every_code_of_a_spec_has_a_case() -> None:
-    seen = {code for path in HERE.iterdir() if path.is_file() for code in re.findall(r"[EWN]\d{3}", path.read_text("utf-8"))}
+    seen = {
+        code
+        for path in HERE.iterdir()
+        if path.is_file()
+        for code in re.findall(r"[EWN]\d{3}", path.read_text("utf-8"))
+    }
     wanted = {code for code in CATALOG if code[1] in "01234"}
     assert wanted - seen == set()
 

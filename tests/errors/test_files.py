@@ -34,7 +34,9 @@ def said(path: str, *settings: str, plugins: tuple[str, ...] = ()) -> str:
 
 def test_a_file_that_is_not_there() -> None:
     Path("spec.yaml").write_text(SPEC)
-    assert said("spce.yaml") == "error[E001]: there is no file `spce.yaml`\n = help: did you mean `spec.yaml`?\n"
+    assert (
+        said("spce.yaml") == "error[E001]: there is no file `spce.yaml`\n = help: did you mean `spec.yaml`?\n"
+    )
 
 
 def test_a_file_that_cannot_be_read() -> None:
@@ -49,7 +51,9 @@ def test_a_file_that_cannot_be_read() -> None:
 def test_a_folder() -> None:
     Path("specs").mkdir()
     Path("specs/two.yaml").write_text(SPEC)
-    assert said("specs") == "error[E003]: `specs` is a folder, not a spec\n = help: there is `two.yaml` in it\n"
+    assert (
+        said("specs") == "error[E003]: `specs` is a folder, not a spec\n = help: there is `two.yaml` in it\n"
+    )
 
 
 def test_latin_1() -> None:
@@ -67,7 +71,10 @@ def test_latin_1() -> None:
 
 def test_utf_16() -> None:
     Path("spec.yaml").write_bytes(SPEC.encode("utf-16"))
-    assert said("spec.yaml") == "error[E004]: `spec.yaml` is in UTF-16, not UTF-8\n = help: save the file as UTF-8\n"
+    assert (
+        said("spec.yaml")
+        == "error[E004]: `spec.yaml` is in UTF-16, not UTF-8\n = help: save the file as UTF-8\n"
+    )
 
 
 def test_an_empty_file() -> None:
@@ -156,6 +163,8 @@ def test_plugins() -> None:
 
 
 def test_a_warning_is_allowed_where_it_stands() -> None:
-    text = SPEC.replace("p = linear(x, 4)", "|\n      q = relu(x)  # r2d2c: allow(W450)\n      p = linear(x, 4)")
+    text = SPEC.replace(
+        "p = linear(x, 4)", "|\n      q = relu(x)  # r2d2c: allow(W450)\n      p = linear(x, 4)"
+    )
     assert loads(text).diagnostics == ()
     assert [d.code for d in loads(text.replace("  # r2d2c: allow(W450)", "")).diagnostics] == ["W450"]

@@ -88,7 +88,9 @@ outputs:
   p: three.p
 """,
 ]
-BASES = [path.read_text("utf-8") for path in sorted(SPECS.rglob("*.yaml")) if path.parent.name != "std"] + INLINE
+BASES = [
+    path.read_text("utf-8") for path in sorted(SPECS.rglob("*.yaml")) if path.parent.name != "std"
+] + INLINE
 TOKEN = re.compile(r"[A-Za-z_]\w*|\d+(?:\.\d+)?|\|>|->|\s+|.", re.DOTALL)
 ODD = [
     "0", "-1", "1e400", "3.5", "64", "x", "y", "h", "r", "encode", "encode.h", "fit", "B", "T", "H", "none", "true", "return",

@@ -53,11 +53,11 @@ def command(
     families = {family: list(records) for family, records in FAMILIES.items()}
     if found.ops:
         families["from plug-ins"] = list(found.ops)
-    if name is not None and name in families:
-        families = {name: families[name]}
-    elif name is not None:
+    if name is not None and (name in ops or name not in families):
         _one(name, ops, families, format_)
         return
+    if name is not None:
+        families = {name: families[name]}
     if format_ == "json":
         print_json({family: [_json(op) for op in records] for family, records in families.items()})
         return

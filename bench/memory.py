@@ -1,0 +1,100 @@
+"""The peak memory of training: parameters, gradients, optimizer and activations together.
+
+Each case runs in a process of its own. On the CPU glibc is told to take every block of 64 KiB or more from the
+system and to give it back at once (``MALLOC_MMAP_THRESHOLD_``), so the peak of the resident set (``VmHWM``, reset
+once the libraries are warm) over its value before the model was made is what the tensors took, and the compiled
+code. On another device it is torch's own count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.measure import Result, Setting
+
+CHANNELS, SIZE, STEPS = 16, 128, 2
+
+
+def depth(setting: Setting, shallow: int, deep: int) -> Result:
+    """Convolutions with local losses, deep against shallow."""
+    return Result(_peak("local", deep, setting), _peak("local", shallow, setting), "B")
+
+
+def end_to_end(setting: Setting, layers: int) -> Result:
+    """Convolutions with local losses against the same ones end to end."""
+    return Result(_peak("local", layers, setting), _peak("end_to_end", layers, setting), "B")
+
+
+def _peak(kind: str, layers: int, setting: Setting) -> float:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    environment |= {
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "bench.memory",
+        kind,
+        str(layers),
+        setting.device,
+        str(int(setting.quick)),
+    ]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _case(kind: str, layers: int, size: int, device: str) -> None:
+    """A few steps."""
+    import torch
+
+    from bench.local import end_to_end_step, training_step
+    from bench.specs import HandConv, compiled, local_conv
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(size, CHANNELS, 32, 32, generator=generator).to(device)
+    y = torch.randint(0, 10, (size,), generator=generator).to(device)
+    if kind == "local":
+        step = training_step(compiled(local_conv(layers, CHANNELS), device), {"x": x, "y": y})
+    else:
+        step = end_to_end_step(HandConv(layers, CHANNELS).to(device), x, y)
+    for _ in range(STEPS):
+        step()
+
+
+def _status(field: str) -> int:
+    """A field of the process's status, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise LookupError(field)
+
+
+def main(kind: str, layers: int, device: str, quick: bool) -> float:
+    """The peak of one case in this process."""
+    import torch
+
+    torch.set_num_threads(1)
+    size = 8 if quick else SIZE
+    for warm in ("local", "end_to_end"):
+        _case(warm, 2, 2, device)
+    if device != "cpu":
+        torch.accelerator.synchronize()
+        torch.accelerator.empty_cache()
+        torch.accelerator.reset_peak_memory_stats()
+        before = torch.accelerator.memory_allocated()
+        _case(kind, layers, size, device)
+        return float(torch.accelerator.max_memory_allocated() - before)
+    Path("/proc/self/clear_refs").write_text("5")
+    resident = _status("VmRSS:")
+    _case(kind, layers, size, device)
+    return float(_status("VmHWM:") - resident)
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4] == "1")))

@@ -1,0 +1,136 @@
+"""`r2d2c train`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from r2d2c.cli.console import heading, print_table
+from r2d2c.cli.load import parse_file
+from r2d2c.cli.main import INTERRUPTED
+from r2d2c.cli.options import PluginOption, SetOption
+
+if TYPE_CHECKING:
+    from r2d2c.train.run import Run
+
+
+def command(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SPEC]", help="The spec; none with --resume.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Data, as `digits` or `csv:wine.csv`; else what the spec names. See `r2d2c data`.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="The run's folder.", show_default="runs/NAME-NNN"),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run, exactly.", show_default=False)
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=0, help="Passes over the data.", show_default=False)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples in a batch.", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of first weights, order and noise.", show_default=False)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0 or mps.", show_default="cpu")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of the CPU.", show_default="torch's choice")
+    ] = None,
+    settings: SetOption = None,
+    plugins: PluginOption = None,
+    backend: Annotated[str, typer.Option(help="What runs the model: eager or inductor.")] = "eager",
+    limit_batches: Annotated[
+        int | None,
+        typer.Option(min=1, help="At most so many batches an epoch, for a try.", show_default=False),
+    ] = None,
+    checkpoint_every: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Save within an epoch too.")
+    ] = 120.0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+) -> None:
+    """Train a spec on data, into a run folder with checkpoints, metrics and curves.
+
+    Ctrl-C finishes the batch, saves and exits with 130; `--resume RUN` then goes on as if nothing had
+    happened. A second Ctrl-C quits at once.
+    """
+    if (spec is None) == (resume is None):
+        raise typer.BadParameter("give a SPEC to train, or --resume RUN", param_hint="SPEC")
+    if resume is not None:
+        given = {"--out": out, "--batch-size": batch_size, "--seed": seed, "--set": settings}
+        fixed = [name for name, value in (given | {"--limit-batches": limit_batches}).items() if value]
+        if fixed:
+            raise typer.BadParameter("a run goes on as it was started", param_hint=fixed[0])
+    if spec is not None:
+        parse_file(spec, settings)  # a syntax error must not pay for torch
+    from r2d2c.backend import backends
+
+    if backend not in backends() or backend == "onnx":
+        raise typer.BadParameter(
+            f"`{backend}` does not train; there are eager and inductor", param_hint="--backend"
+        )
+    # Heavy imports only now: usage mistakes and syntax errors were found without them.
+    from r2d2c.cli.progress import choose
+    from r2d2c.train.api import train
+    from r2d2c.train.interrupt import Interrupted
+
+    progress = choose(quiet)
+    try:
+        run = train(
+            spec,
+            data=data,
+            out=out,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            settings=settings or (),
+            plugins=plugins or (),
+            callbacks=[progress],
+            resume=resume,
+            device=device,
+            threads=threads,
+            backend=backend,
+            limit_batches=limit_batches,
+            checkpoint_every=checkpoint_every,
+        )
+    except Interrupted as stopped:
+        progress.close()
+        where = f"epoch {stopped.epoch}" + (f", after batch {stopped.batch}" if stopped.batch else "")
+        print(
+            f"\nstopped and saved in {where}. Go on with:\n  r2d2c train --resume {stopped.run}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        progress.close()
+    if not quiet:
+        _report(run)
+
+
+def _report(run: Run) -> None:
+    from r2d2c.train.summary import rows
+
+    print()
+    first, *rest = rows(run.metrics)
+    heading(f"{run.spec.name}: {run.files.load().state['epoch']} epochs")
+    print_table(list(first), [list(row) for row in rest], "lrrr"[: len(first)])
+    if run.test is not None:
+        print(f"\ntest is measured once, at the end, on the {run.which} checkpoint")
+    print(f"\n{run.folder}/  spec.yaml  metrics.jsonl  curves.png  summary.txt  checkpoints/")
+    print("next:")
+    print(f"  r2d2c eval {run.folder}")
+    print(f"  r2d2c predict {run.folder} -o predictions.csv")
+    print(f"  r2d2c export {run.folder} -o {run.spec.name}.onnx")

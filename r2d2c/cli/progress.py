@@ -1,0 +1,131 @@
+"""What `train` shows while it runs: bars on a terminal, one plain line an epoch otherwise."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from r2d2c.cli.console import colored, number, plural, print_diagnostics
+from r2d2c.train.summary import short
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+    from r2d2c.diagnostics import Diagnostic
+    from r2d2c.train.events import EpochInfo, Progress, Start
+
+SHOWN = 6  # losses in a line; a thousand tasks are a sum
+
+
+def describe_losses(losses: Mapping[str, float]) -> str:
+    """``encode 0.0123  classify 0.4560``."""
+    parts = [f"{name} {short(value)}" for name, value in list(losses.items())[:SHOWN]]
+    return "  ".join([*parts, f"+{len(losses) - SHOWN} more"] if len(losses) > SHOWN else parts)
+
+
+class PlainProgress:
+    """One line an epoch, on stdout."""
+
+    def on_start(self, start: Start) -> None:
+        samples = f", {plural(start.samples, 'sample')}" if start.samples is not None else ""
+        parameters = plural(start.parameters, "parameter")
+        print(f"{start.model}: {parameters}, {start.data}{samples}, {start.device}", flush=True)
+        print(f"run folder: {start.folder}", flush=True)
+        if start.batch:
+            print(f"goes on in epoch {start.epoch + 1}, after batch {start.batch}", flush=True)
+        elif start.epoch:
+            print(f"goes on after epoch {start.epoch}", flush=True)
+        self.epochs = start.epochs
+
+    def on_epoch(self, info: EpochInfo) -> None:
+        width = len(str(self.epochs))
+        print(f"epoch {info.epoch:>{width}}/{self.epochs}  {self.words(info)}", flush=True)
+
+    def words(self, info: EpochInfo) -> str:
+        parts = [describe_losses(info.train["losses"])]
+        record, where = (info.validation, "validation ") if info.validation else (info.train, "train ")
+        if info.validation:
+            parts.append(f"validation loss {short(info.validation['loss'])}")
+        parts += [f"{where}{name} {short(value)}" for name, value in record.get("metrics", {}).items()]
+        parts.append(f"{_rate(info.train.get('rate'))}")
+        return "  ".join([*parts, *(["best"] if info.best and info.validation else [])])
+
+    def on_warning(self, diagnostic: Diagnostic) -> None:
+        print_diagnostics([diagnostic], total=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class BarProgress(PlainProgress):
+    """Two bars (epochs and batches) with losses, rate and time left; every epoch's line scrolls above
+    them.
+    """
+
+    def __init__(self) -> None:
+        self.bars: Bars | None = None
+
+    def on_start(self, start: Start) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        super().on_start(start)
+        self.batches = start.batches
+        self.bars = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}", markup=False),
+            TimeRemainingColumn(),
+            console=Console(highlight=False),
+            transient=True,
+        )
+        self.of_epochs = self.bars.add_task("epoch", total=start.epochs, completed=start.epoch, said="")
+        self.of_batches = self.bars.add_task("batch", total=start.batches, completed=start.batch, said="")
+        self.bars.start()
+
+    def on_progress(self, progress: Progress) -> None:
+        assert self.bars is not None
+        said = f"{describe_losses(progress.losses)}  {_rate(progress.rate)}"
+        self.bars.update(self.of_batches, completed=progress.batch, said=said)
+        if self.batches:
+            self.bars.update(self.of_epochs, completed=progress.epoch + progress.batch / self.batches)
+
+    def on_epoch(self, info: EpochInfo) -> None:
+        assert self.bars is not None
+        width = len(str(self.epochs))
+        self.bars.console.print(
+            f"epoch {info.epoch:>{width}}/{self.epochs}  {self.words(info)}", markup=False, soft_wrap=True
+        )
+        self.bars.update(self.of_epochs, completed=info.epoch)
+        self.bars.update(self.of_batches, completed=0)
+
+    def on_warning(self, diagnostic: Diagnostic) -> None:
+        self.close()
+        super().on_warning(diagnostic)
+        if self.bars is not None:
+            self.bars.start()
+
+    def close(self) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+
+
+class NoProgress(PlainProgress):
+    """``--quiet``: warnings alone."""
+
+    def on_start(self, start: Start) -> None: ...
+
+    def on_epoch(self, info: EpochInfo) -> None: ...
+
+
+def choose(quiet: bool) -> PlainProgress:
+    """Bars on a terminal, lines elsewhere."""
+    if quiet:
+        return NoProgress()
+    return BarProgress() if sys.stdout.isatty() and colored(sys.stdout) else PlainProgress()
+
+
+def _rate(rate: Any) -> str:
+    return f"{number(round(rate))} samples/s" if rate else ""

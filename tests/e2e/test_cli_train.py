@@ -1,0 +1,133 @@
+"""train, eval and predict as processes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy
+import torch
+
+from r2d2c.train.checkpoint import load_checkpoint
+
+SPEC = Path(__file__).parents[2] / "specs" / "tasks" / "two_tasks.yaml"
+CONV = Path(__file__).parents[2] / "specs" / "baselines" / "conv.yaml"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+COMMAND = [sys.executable, "-m", "r2d2c"]
+
+
+def r2d2c(folder: Path, *arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == expect, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def lines(run: Path) -> list[dict[str, object]]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k not in ("seconds", "rate")} for record in found]
+
+
+def assert_same(a: Path, b: Path) -> None:
+    one, two = (load_checkpoint(run / "checkpoints" / "last.safetensors") for run in (a, b))
+    for mine, others in ((one.model, two.model), (one.optimizers["0"].tensors, two.optimizers["0"].tensors)):
+        assert mine.keys() == others.keys()
+        assert all(torch.equal(tensor, others[name]) for name, tensor in mine.items())
+    assert lines(a) == lines(b)
+    assert {**one.state, "seconds": 0} == {**two.state, "seconds": 0}
+
+
+def test_train_eval_predict(tmp_path: Path) -> None:
+    done = r2d2c(tmp_path, "train", SPEC, "--epochs", 2)
+    run = tmp_path / "runs" / "two_tasks-001"
+    shown = done.stdout.splitlines()
+    assert shown[0] == "two_tasks: 17,930 parameters, digits, 1,438 samples, cpu"
+    assert shown[1] == "run folder: runs/two_tasks-001"
+    assert [line.split("  ")[0] for line in shown[2:4]] == ["epoch 1/2", "epoch 2/2"]
+    assert "encode 0." in shown[2]
+    assert "  r2d2c eval runs/two_tasks-001" in shown
+    files = {"spec.yaml", "lock.json", "run.json", "metrics.jsonl", "curves.png", "summary.txt", "checkpoints"}
+    assert {entry.name for entry in run.iterdir()} == files
+    assert "epochs: 2" in (run / "spec.yaml").read_text()
+
+    found = json.loads(r2d2c(tmp_path, "eval", "runs/two_tasks-001", "--format", "json").stdout)
+    assert found["samples"] == 359
+    assert found["metrics"] == lines(run)[-1]["metrics"]
+    text = r2d2c(tmp_path, "eval", "runs/two_tasks-001", "--split", "train").stdout
+    assert text.startswith("two_tasks, last checkpoint: digits, train, 1,438 samples")
+    assert "untrained" in r2d2c(tmp_path, "eval", SPEC).stderr
+    assert "E539" in r2d2c(tmp_path, "eval", run, "--split", "validation", expect=1).stderr
+
+    r2d2c(tmp_path, "predict", run, "-o", "out.csv")
+    rows = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert len(rows) == 359
+    assert {row["logits_class"] for row in rows} <= set("0123456789")
+    numpy.savez(tmp_path / "new.npz", x=numpy.zeros((7, 64), numpy.float32))
+    r2d2c(tmp_path, "predict", run, "--data", "npz:new.npz", "-o", "out.npz")
+    with numpy.load(tmp_path / "out.npz") as arrays:
+        assert arrays["logits"].shape == (7, 10)
+        assert arrays["logits_class"].shape == (7,)
+    assert "neither in .csv nor in .npz" in r2d2c(tmp_path, "predict", run, "-o", "out.txt", expect=2).stderr
+
+
+def test_a_run_that_exists_is_refused(tmp_path: Path) -> None:
+    r2d2c(tmp_path, "train", SPEC, "--epochs", 1, "--out", "mine", "--quiet")
+    before = (tmp_path / "mine" / "metrics.jsonl").read_bytes()
+    done = r2d2c(tmp_path, "train", SPEC, "--out", "mine", expect=1)
+    assert "error[E522]: the run folder mine is not empty" in done.stderr
+    assert "or go on with this run: --resume mine" in done.stderr
+    assert (tmp_path / "mine" / "metrics.jsonl").read_bytes() == before
+    assert "E548" in r2d2c(tmp_path, "train", "--resume", "mine", expect=1).stderr
+    assert "as it was started" in r2d2c(tmp_path, "train", "--resume", "mine", "--seed", 3, expect=2).stderr
+    assert r2d2c(tmp_path, "train", expect=2).stderr
+    assert "E543" in r2d2c(tmp_path, "train", SPEC, "--device", "cuda:97", expect=1).stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_interrupt_saves_and_resume_is_exact(tmp_path: Path) -> None:
+    """Convolution, batch norm and dropout, killed by a Ctrl-C somewhere in an epoch."""
+    arguments = ["train", CONV, "--epochs", 6, "--batch-size", 8, "--seed", 4]
+    r2d2c(tmp_path, *arguments, "--out", "whole")
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, [*arguments, "--out", "cut"])],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while "epoch 2/6" not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "stopped and saved in epoch" in stderr
+    assert "  r2d2c train --resume cut" in stderr
+    assert len(lines(tmp_path / "cut")) < 6
+    r2d2c(tmp_path, "train", "--resume", "cut")
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_data_outside_the_spec_is_for_the_command_line(tmp_path: Path) -> None:
+    inside = tmp_path / "specs"
+    inside.mkdir()
+    numpy.savez(tmp_path / "d.npz", x=numpy.random.rand(50, 64).astype("f4"), y=numpy.arange(50) % 10)
+    spec = inside / "two.yaml"
+    spec.write_text(SPEC.read_text().replace("data: digits", "data: npz:../d.npz"))
+    assert "E504" in r2d2c(tmp_path, "train", spec, "--out", "a", expect=1).stderr
+    r2d2c(tmp_path, "train", spec, "--out", "a", "--data", "npz:d.npz", "--epochs", 1, "--limit-batches", 1)
+    assert json.loads(r2d2c(tmp_path, "eval", "a", "--split", "train", "--format", "json").stdout)["samples"] == 40
