@@ -1,8 +1,9 @@
-"""A study on Fashion-MNIST: the MLP end to end, and the four-task chain, in which no task's loss reaches another.
+"""A study on Fashion-MNIST: the MLP end to end, and the four-task chain, whose tasks learn locally.
 
     python -m bench.fashion [--epochs 5] [--seeds 3]
 
-Trains the ready specs on all 60,000 images of Debian's package `dataset-fashion-mnist` and writes `bench/fashion.md`.
+Trains the ready specs on all 60,000 images of Debian's package `dataset-fashion-mnist` and writes
+`bench/fashion.md`.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     command = f"python -m bench.fashion --epochs {options.epochs} --seeds {options.seeds}"
+    machine = f"{options.threads} thread, torch {torch.__version__}, {platform.machine()}"
     lines = [
         "# Fashion-MNIST",
         "",
-        f"60,000 training and 10,000 test images, {options.epochs} epochs, batches of 128, `{' '.join(SETTINGS)}`, "
-        "the optimizer of the spec; no validation split, so nothing was chosen by the test images, which were "
-        "measured once, after the last epoch.",
+        f"60,000 training and 10,000 test images, {options.epochs} epochs, batches of 128,",
+        f"`{' '.join(SETTINGS)}`, the optimizer of the spec. There is no validation split, so nothing was",
+        "chosen by the test images, which were measured once, after the last epoch.",
         "",
-        f"`{command}`, {options.threads} thread, torch {torch.__version__}, {platform.machine()}. Times are of a "
-        "machine that did other work too.",
+        f"`{command}`, {machine}. Times are of a machine that did other work too.",
         "",
         "| spec | credit | parameters | seed | test accuracy | seconds of training |",
         "| --- | --- | ---: | ---: | ---: | ---: |",

@@ -18,7 +18,7 @@ ADAM = next(record for record in OPTIMIZERS if record.name == "adam")
 
 
 def training_step(model: Model, inputs: dict[str, torch.Tensor]) -> Work:
-    """A step as the training loop makes it: what a visit finishes is updated, its gradients freed, at once."""
+    """A step as the training loop makes it: what a visit finishes is updated, its gradients freed at once."""
     parameters = dict(model.named_parameters())
     optimizer = Call("adam", {"lr": RATE})
     stepper = Stepper(parameters, model._training_graph.visits, ADAM, optimizer)

@@ -41,17 +41,25 @@ class Result:
         return self.ours / self.theirs
 
 
-def clock(work: Work, calls: int, setting: Setting) -> float:
-    """Seconds a call."""
-    began = time.perf_counter()
+def clock(work: Work, calls: int, setting: Setting, wall: bool = False) -> float:
+    """Seconds a call: of the processor, so that nothing else on the machine counts, or by the wall's clock."""
+    now = time.perf_counter if wall or setting.device != "cpu" else time.process_time
+    began = now()
     for _ in range(calls):
         work()
     setting.sync()
-    return (time.perf_counter() - began) / calls
+    return (now() - began) / calls
 
 
 def interleaved(
-    ours: Work, theirs: Work, setting: Setting, *, seconds: float = 4.0, block: float = 0.004, least: int = 5
+    ours: Work,
+    theirs: Work,
+    setting: Setting,
+    *,
+    seconds: float = 4.0,
+    block: float = 0.004,
+    least: int = 5,
+    wall: bool = False,
 ) -> Result:
     """Medians of both, measured in turn, each time in the other order.
 
@@ -62,9 +70,9 @@ def interleaved(
     works, times = (ours, theirs), ([], [])  # type: tuple[Work, Work], tuple[list[float], list[float]]
     calls = []
     for work in works:
-        first = clock(work, 1, setting)
+        first = clock(work, 1, setting, wall)
         # The first call compiles and allocates; where that was quick, the next says how long a call takes.
-        again = min(clock(work, 2, setting), first) if first < seconds / 8 or setting.quick else first
+        again = min(clock(work, 2, setting, wall), first) if first < seconds / 8 or setting.quick else first
         calls.append(max(1, math.ceil(block / again)))
     collecting = gc.isenabled()
     gc.collect()
@@ -73,7 +81,7 @@ def interleaved(
         began, number = time.perf_counter(), 0
         while number < least or time.perf_counter() - began < seconds:
             for side in (0, 1) if number % 2 else (1, 0):
-                times[side].append(clock(works[side], calls[side], setting))
+                times[side].append(clock(works[side], calls[side], setting, wall))
             number += 1
     finally:
         if collecting:

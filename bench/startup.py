@@ -38,7 +38,7 @@ def _process(code: str, *arguments: str, ends: Sequence[int] = (0,)) -> Work:
 
 
 def _against_torch(setting: Setting, ours: Work) -> Result:
-    return interleaved(ours, _process("import torch"), setting, seconds=15.0, block=0.0)
+    return interleaved(ours, _process("import torch"), setting, seconds=15.0, wall=True)
 
 
 def help_page(setting: Setting) -> Result:

@@ -10,10 +10,10 @@ from r2d2c.credit.registry import BUILTIN
 _HEAD = """\
 # Credit rules
 
-Written from the records by `python -m r2d2c.credit.reference`; `r2d2c ops --credit` prints them too. The credit of a
-link `h: u -> v` says what `u` learns from `v`: δ is the signal that reaches `h` from above. It stands at the link
-(`links:`), or as `credit:` for every link that names none; without either it is `backprop`. A rule of one's own is a
-record of about 15 lines: [docs/plugins.md](../docs/plugins.md).
+Written from the records by `python -m r2d2c.credit.reference`; `r2d2c ops --credit` prints them too. The
+credit of a link `h: u -> v` says what `u` learns from `v`: δ is the signal that reaches `h` from above. It
+stands at the link (`links:`), or as `credit:` for every link that names none; without either it is
+`backprop`. A rule of one's own is a record of about 15 lines: [docs/plugins.md](../docs/plugins.md).
 
 | credit | δ at h | stands on | a lower task's own distance | `feed:` |
 | --- | --- | --- | --- | --- |
@@ -22,8 +22,10 @@ record of about 15 lines: [docs/plugins.md](../docs/plugins.md).
 
 def reference() -> str:
     """The whole of ``grammar/credit.md``."""
-    return _HEAD + "".join(f"{line}\n" for rule in BUILTIN for line in _row(rule)) + "".join(
-        f"{line}\n" for rule in BUILTIN for line in _rule(rule)
+    return (
+        _HEAD
+        + "".join(f"{line}\n" for rule in BUILTIN for line in _row(rule))
+        + "".join(f"{line}\n" for rule in BUILTIN for line in _rule(rule))
     )
 
 

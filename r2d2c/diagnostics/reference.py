@@ -1,4 +1,4 @@
-"""Every diagnostic, written from the catalog: ``python -m r2d2c.diagnostics.reference > docs/diagnostics.md``."""
+"""Every diagnostic, from the catalog: ``python -m r2d2c.diagnostics.reference > docs/diagnostics.md``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from r2d2c.diagnostics.catalog import CATALOG
 _HEAD = """\
 # Diagnostics
 
-Written from the catalog by `python -m r2d2c.diagnostics.reference`; `r2d2c explain CODE` prints one entry. The letter
-is the severity (E error, W warning, N note), the first digit the stage; a code never gets another meaning. A warning
-is silenced where it stands by `# r2d2c: allow(W450)`, on its line or on a comment line above; `-W error` makes
-warnings errors.
+Written from the catalog by `python -m r2d2c.diagnostics.reference`; `r2d2c explain CODE` prints one entry.
+The letter is the severity (E error, W warning, N note), the first digit the stage; a code never gets another
+meaning. A warning is silenced where it stands by `# r2d2c: allow(W450)`, on its line or on a comment line
+above; `-W error` makes warnings errors.
 """
 _STAGES = {
     "0": "files and YAML",

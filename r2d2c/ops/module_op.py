@@ -1,8 +1,8 @@
 """`module_op`: an nn.Module class as an op.
 
-The class is a recipe: what is trained are values of the graph, as for every other op. So its parameters have places in
-the spec, can be frozen and seen in `wiring`, and are saved with the model; the module itself is only called, with
-`torch.func.functional_call`.
+The class is a recipe: what is trained are values of the graph, as for every other op. So its parameters have
+places in the spec, can be frozen, show in `wiring`, and are saved with the model; the module itself is only
+called, with `torch.func.functional_call`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class _Recipe:
     kwargs: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return f"{getattr(self.cls, '__name__', 'module')}({', '.join(f'{k}={v}' for k, v in self.kwargs.items())})"
+        arguments = ", ".join(f"{key}={value}" for key, value in self.kwargs.items())
+        return f"{getattr(self.cls, '__name__', 'module')}({arguments})"
 
     def make(self, seed: int = 0) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -71,14 +72,15 @@ class _Module:
     made: dict[tuple[tuple[str, Any], ...], tuple[_Recipe, torch.nn.Module]] = field(default_factory=dict)
 
     def of(self, space: Any) -> tuple[_Recipe, torch.nn.Module]:
-        """The module for a call, from the types of its inputs and its attributes; one for the same arguments."""
+        """The module for a call, from the types of its inputs and its attributes."""
         given = self.construct(space) if self.construct is not None else vars(space)
         kwargs = {k: v for k, v in given.items() if self.construct is not None or k in self.attributes}
         for key, value in kwargs.items():
             if isinstance(value, int) and not isinstance(value, bool):
                 kwargs[key] = int(value)
             elif not isinstance(value, (int, float, str, bool, tuple, type(None))):
-                raise ShapeError(f"the size `{key}` of `{self.name}` must be known, and is {value}", self.inputs[0])
+                message = f"the size `{key}` of `{self.name}` must be known, and is {value}"
+                raise ShapeError(message, self.inputs[0])
         table = tuple(sorted(kwargs.items()))
         if table not in self.made:
             recipe = _Recipe(self.cls, kwargs)
@@ -93,7 +95,8 @@ class _Module:
         found = _tensors(module)
         if set(found) != set(self.storage):
             extra = ", ".join(sorted(set(found) ^ set(self.storage)))
-            raise ShapeError(f"`{recipe}` has other parameters than the sample that `{self.name}` was made with: {extra}")
+            message = f"`{recipe}` has other parameters than the sample that `{self.name}` was made with"
+            raise ShapeError(f"{message}: {extra}")
         return {
             name: ParamSpec(tuple(tensor.shape), Init("module", (_First(recipe, name),)), (), kind)
             for name, (tensor, kind) in found.items()
@@ -110,7 +113,9 @@ class _Module:
         return tuple(b.item(result, port) for port in range(len(b.out)))
 
 
-def _caller(name: str, module: torch.nn.Module, storage: tuple[str, ...], training: bool) -> Callable[..., Any]:
+def _caller(
+    name: str, module: torch.nn.Module, storage: tuple[str, ...], training: bool
+) -> Callable[..., Any]:
     count = len(storage)
 
     def call(*tensors: torch.Tensor) -> Any:
@@ -141,17 +146,19 @@ def module_op(
     """An op that calls an nn.Module class (or a function that makes one).
 
     args: what `forward` takes, by position, as names; then `Arg`s for what the class takes.
-    construct: the arguments of the class from the namespace of types and attributes; by default the `Arg`s by name.
-    sample: arguments with which the class can be made now, to learn the names of its parameters. They must not
-        depend on the arguments.
+    construct: the arguments of the class, from the namespace of types and attributes; by default the `Arg`s
+        by name.
+    sample: arguments with which the class can be made now, to learn the names of its parameters. The names
+        must not depend on the arguments.
     shape: the type of what it gives; the other functions are those of `Op`.
 
-    Its buffers are saved with the model and never change, so a module that keeps running statistics is refused.
+    Its buffers are saved with the model and never change; a module with running statistics is refused.
     """
     arguments = tuple(Arg(arg) if isinstance(arg, str) else arg for arg in args)
     inputs = tuple(arg.name for arg in arguments if arg.kind == "value")
     if not inputs or any(arg.kind in ("values", "param") for arg in arguments):
-        raise TypeError(f"module_op({name!r}): `args` are the tensors that `forward` takes, and what the class takes")
+        message = "`args` are the tensors that `forward` takes, and what the class takes"
+        raise TypeError(f"module_op({name!r}): {message}")
     try:
         found = _tensors(_Recipe(cls, dict(sample or {})).make())
     except TypeError as error:

@@ -11,10 +11,10 @@ from r2d2c.ops.registry import FAMILIES, builtin
 _HEAD = """\
 # Ops
 
-Written from the records by `python -m r2d2c.ops.reference`; `r2d2c ops NAME` prints one entry. An op takes its
-arguments by position or by name, and `x |> op(…)` gives `x` as the first. An argument of the kind *parameter* is
-storage that the op makes for itself unless a value is given; such ops also take `name=`, `init=` and `frozen=`.
-How to write all this is in [reference.md](reference.md).
+Written from the records by `python -m r2d2c.ops.reference`; `r2d2c ops NAME` prints one entry. An op takes
+its arguments by position or by name, and `x |> op(…)` gives `x` as the first. An argument of the kind
+*parameter* is storage that the op makes for itself unless a value is given; such ops also take `name=`,
+`init=` and `frozen=`. How to write all this is in [reference.md](reference.md).
 """
 _KINDS = {
     "value": "tensor",
@@ -86,7 +86,8 @@ def _op(op: Op) -> Iterator[str]:
         yield "| --- | --- | --- |"
         for example in op.examples:
             inputs = ", ".join(f"`{name}: {type_}`" for name, type_ in example.inputs.items())
-            yield f"| `{_cell(example.call)}` | {inputs} | {', '.join(f'`{t}`' for t in result_types(op, example))} |"
+            gives = ", ".join(f"`{type_}`" for type_ in result_types(op, example))
+            yield f"| `{_cell(example.call)}` | {inputs} | {gives} |"
 
 
 def _kind(arg: Arg) -> str:
@@ -125,7 +126,8 @@ def result_types(op: Op, example: Example) -> list[str]:
 
     types = {name: text.partition("<")[0].strip() for name, text in example.inputs.items()}
     lines = ["r2d2c: 1", *(["inputs:"] if types else []), *(f"  {n}: {t}" for n, t in types.items())]
-    lines += ["tasks:", "  example:", "    behavior: |", f"      result = {example.call}", "outputs:", "  o: zeros(1)"]
+    lines += ["tasks:", "  example:", "    behavior: |", f"      result = {example.call}"]
+    lines += ["outputs:", "  o: zeros(1)"]
     sink = Sink()
     spec = parse(Source(op.name, "\n".join(lines) + "\n"), sink)
     sink.stop_on_errors()

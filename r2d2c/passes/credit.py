@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 from r2d2c.credit.record import CreditRule
 from r2d2c.graph import Credit, Graph, Init, Link, Loss, Node, Region, Storage, Task, Value
+from r2d2c.infer import Signature
+from r2d2c.ops.record import Op, Shapes
+from r2d2c.ops.registry import builtin
 from r2d2c.source import Span
 from r2d2c.types import TensorType
 
@@ -86,8 +89,10 @@ class _Edge:
 class AttachCredit:
     """The pass. `run` gives a graph of stage "training" that has no gradients yet."""
 
-    def __init__(self, graph: Graph, rules: Mapping[str, CreditRule]) -> None:
-        self.graph, self.rules = graph, rules
+    def __init__(
+        self, graph: Graph, rules: Mapping[str, CreditRule], ops: Mapping[str, Op] | None = None
+    ) -> None:
+        self.graph, self.rules, self.ops = graph, rules, builtin() if ops is None else ops
         self.types = dict(graph.types)
         self.storage = dict(graph.storage)
         self.losses = active_losses(graph, rules)
@@ -105,13 +110,25 @@ class AttachCredit:
             name, number = f"{id_}_{number}", number + 1
         self.done.add(name)
         outputs = (attrs["storage"],) if op == "param" else (id_.rpartition(".")[2],)
+        if op in self.ops:
+            outputs = (*outputs, *self.ops[op].outputs[1:])
+            defaults = {arg.name: arg.default for arg in self.ops[op].attributes if not arg.required}
+            attrs = {**defaults, **attrs}
         origin = link.origin if link else self._origin(inputs[0]) if inputs else None
-        self.nodes.append(Node(name, op, inputs, attrs, outputs, origin))
+        node = Node(name, op, inputs, attrs, outputs, origin)
+        self.nodes.append(node)
         value = Value(name)
         if op == "param":
             self.types[value] = self.storage[attrs["storage"]].type  # type: ignore[assignment]
         elif op in ("stop", "leaf"):
             self.types[value] = self.types[inputs[0]]
+        elif op == "constant":
+            self.types[value] = TensorType("float")
+        elif op in self.ops:
+            types = [self.types[i] for i in inputs]
+            result = self.ops[op].shape(Shapes(), Signature(self.ops[op]).namespace(node, types))
+            for port, type_ in enumerate(result if isinstance(result, tuple) else (result,)):
+                self.types[Value(name, port)] = type_
         return value
 
     def _origin(self, value: Value) -> Span | None:

@@ -1,7 +1,8 @@
 """What is legal in a graph at each point of the pipeline, and a check of it.
 
-A graph that breaks a rule here is a bug of ours, never a mistake in a spec, so it raises instead of reporting. The
-check runs after every pass while the environment has ``R2D2C_CHECK=1``, as it does in the tests.
+A graph that breaks a rule here is a bug of ours, never a mistake in a spec, so it raises instead of
+reporting. The check runs after every pass while the environment has ``R2D2C_CHECK=1``, as it does in the
+tests.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ KINDS: frozenset[RegionKind] = frozenset(
 )
 
 
-class IllegalGraph(Exception):
+class IllegalGraph(Exception):  # noqa: N818
     """A pass made a graph that its stage does not allow."""
 
 
@@ -33,7 +34,7 @@ class Legal:
     core: the core ops that may appear; ops with a record may appear everywhere.
     kinds: the kinds its regions may have. flat: the main region is the only one.
     types: every value and all storage has a type.
-    credit: every link's rule is one of those known. Before `verify` has run, a rule may still be a misspelling.
+    credit: every link's rule is one of those known. Before `verify`, it may still be a misspelling.
     visits: the visits hold every node but the ports, once, in order.
     targets: whether there may be targets, losses and what only learning needs.
     """
@@ -55,7 +56,15 @@ TABLE: tuple[Legal, ...] = (
     Legal("typed", "typed", FORWARD | {"call"}),
     Legal("attached", "training", FORWARD | {"call", "leaf"}, credit=True),
     Legal("flat", "training", FORWARD | {"leaf", "probe"}, _ONE, flat=True, credit=True),
-    Legal("training", "training", FORWARD | BACKWARD | {"leaf", "probe"}, _ONE, flat=True, credit=True, visits=True),
+    Legal(
+        "training",
+        "training",
+        FORWARD | BACKWARD | {"leaf", "probe"},
+        _ONE,
+        flat=True,
+        credit=True,
+        visits=True,
+    ),
     Legal("inference", "inference", FORWARD, _ONE, flat=True, targets=False),
 )
 BY_FORM: Mapping[Form, Legal] = {row.form: row for row in TABLE}
@@ -75,15 +84,19 @@ def check_after(
 
 
 def check(
-    graph: Graph, ops: Iterable[str] | None = None, form: Form | None = None, rules: Iterable[str] | None = None
+    graph: Graph,
+    ops: Iterable[str] | None = None,
+    form: Form | None = None,
+    rules: Iterable[str] | None = None,
 ) -> None:
     """Raise `IllegalGraph` with everything that is wrong with a graph.
 
     ops, rules: the names of the ops and credit rules that exist; None leaves their names unchecked.
-    form: where in the pipeline the graph comes from; by default its stage, and for training what it looks like.
+    form: where in the pipeline the graph comes from; by default its stage, for training what it looks like.
     """
     row = BY_FORM[form or _form(graph)]
-    problems = list(_problems(graph, row, None if ops is None else set(ops), None if rules is None else set(rules)))
+    known = None if ops is None else set(ops), None if rules is None else set(rules)
+    problems = list(_problems(graph, row, *known))
     if problems:
         shown = "\n".join(f"  {problem}" for problem in problems[:20])
         raise IllegalGraph(f"the {row.form} graph of `{graph.name}` is not legal:\n{shown}")
@@ -187,7 +200,8 @@ def _vjp(graph: Graph, node: Node) -> Iterator[str]:
     outputs, wrt, params = node.attrs["outputs"], node.attrs["wrt"], node.attrs["params"]
     cotangents = len(node.inputs) - outputs - wrt
     if cotangents + len(node.attrs["weights"]) != outputs:
-        yield f"{node.id} has {cotangents} cotangents and {len(node.attrs['weights'])} weights for {outputs} values"
+        weights = len(node.attrs["weights"])
+        yield f"{node.id} has {cotangents} cotangents and {weights} weights for {outputs} values"
     if len(node.outputs) != len(params) + wrt:
         yield f"{node.id} has {len(node.outputs)} outputs for {len(params) + wrt} gradients"
     for name in params:

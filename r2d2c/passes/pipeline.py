@@ -1,7 +1,7 @@
 """The passes after `verify`, in literal tuples: what runs, in which order, and what each gives.
 
-A pass is a frozen dataclass with ``run(graph, sink) -> Graph``. It never edits its input. What it gives is a row of
-the legality table, held after every pass while checking is on.
+A pass is a frozen dataclass with ``run(graph, sink) -> Graph``. It never edits its input. ``gives`` is the
+row of the legality table that its result is held against while checking is on.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Attach:
     gives: ClassVar[Form] = "attached"
 
     def run(self, graph: Graph, sink: Sink) -> Graph:
-        return AttachCredit(graph, self.tables.rules).run()
+        return AttachCredit(graph, self.tables.rules, self.tables.ops).run()
 
 
 @dataclass(frozen=True, slots=True)

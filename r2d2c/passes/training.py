@@ -10,6 +10,8 @@ from r2d2c.ops.record import Op
 from r2d2c.passes.pipeline import TRAINING, run_passes
 
 
-def training_graph(graph: Graph, ops: Mapping[str, Op], rules: Mapping[str, CreditRule], merge: bool = True) -> Graph:
+def training_graph(
+    graph: Graph, ops: Mapping[str, Op], rules: Mapping[str, CreditRule], merge: bool = True
+) -> Graph:
     """Losses, stops, leaves, gradients and visits. ``merge=False`` gives the definition, loss by loss."""
     return run_passes(TRAINING, graph, ops, rules, merge)

@@ -312,7 +312,7 @@ def predict(
 ) -> Predictions:
     """The outputs of the composed model for every sample of data, which needs no targets.
 
-    split: train, validation, test or all; by default all of data that is given here, and test of the run's own.
+    split: train, validation, test or all; by default all of data given here, and test of the run's own.
     """
     from r2d2c.train.predict import run_model
 

@@ -374,7 +374,10 @@ class Trainer:
         state = checkpoint.state
         load_weights(self.model, checkpoint.model)
         self.stepper.zero_grad()
-        self.stepper.unpack(checkpoint.optimizers, state["schedule"])
+        # With more epochs than before, a schedule that ends with them has to be another one.
+        same = state["epochs"] == self.settings.epochs
+        done = state["step"] if self.stepper.per_batch else state["epoch"]
+        self.stepper.unpack(checkpoint.optimizers, state["schedule"] if same else None, done)
         self.model._step = state["step"]
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
         self.sums.load(state["sums"])

@@ -7,6 +7,7 @@ and its gradients freed, right after its visit. The result is that of one step a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -150,14 +151,29 @@ class Stepper:
     def schedule_state(self) -> dict[str, Any] | None:
         return dict(self._schedule.state_dict()) if self._schedule is not None else None
 
-    def unpack(self, packed: Mapping[str, Packed], schedule: Mapping[str, Any] | None) -> None:
-        """Go on where `pack` was."""
+    def unpack(self, packed: Mapping[str, Packed], schedule: Mapping[str, Any] | None, done: int = 0) -> None:
+        """Go on from `pack`. Without its state the schedule runs anew for ``done`` batches or epochs."""
+        if self._schedule is not None and schedule is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch misses the optimizer's steps between these
+                for _ in range(done):
+                    self._schedule.step()
+        rates = [float(rate) for rate in self._schedule.get_last_lr()] if self._schedule is not None else []
         for group, step in zip(self.groups, self._steps, strict=True):
             if str(group.visit) in packed:
                 step.unpack(packed[str(group.visit)])
-        if self._schedule is not None and schedule is not None:
+        if self._schedule is None:
+            return
+        if schedule is not None:
             self._schedule.load_state_dict(dict(schedule))
-            self._spread_rate()
+        else:
+            self._steps[0].optimizer.param_groups[0]["lr"] = rates[0]
+        self._spread_rate()
+
+    @property
+    def per_batch(self) -> bool:
+        """Whether the schedule counts batches, not epochs."""
+        return self._per_batch
 
 
 class _Plain:

@@ -58,7 +58,15 @@ def test_train_eval_predict(tmp_path: Path) -> None:
     assert [line.split("  ")[0] for line in shown[2:4]] == ["epoch 1/2", "epoch 2/2"]
     assert "encode 0." in shown[2]
     assert "  r2d2c eval runs/two_tasks-001" in shown
-    files = {"spec.yaml", "lock.json", "run.json", "metrics.jsonl", "curves.png", "summary.txt", "checkpoints"}
+    files = {
+        "spec.yaml",
+        "lock.json",
+        "run.json",
+        "metrics.jsonl",
+        "curves.png",
+        "summary.txt",
+        "checkpoints",
+    }
     assert {entry.name for entry in run.iterdir()} == files
     assert "epochs: 2" in (run / "spec.yaml").read_text()
 
@@ -130,4 +138,7 @@ def test_data_outside_the_spec_is_for_the_command_line(tmp_path: Path) -> None:
     spec.write_text(SPEC.read_text().replace("data: digits", "data: npz:../d.npz"))
     assert "E504" in r2d2c(tmp_path, "train", spec, "--out", "a", expect=1).stderr
     r2d2c(tmp_path, "train", spec, "--out", "a", "--data", "npz:d.npz", "--epochs", 1, "--limit-batches", 1)
-    assert json.loads(r2d2c(tmp_path, "eval", "a", "--split", "train", "--format", "json").stdout)["samples"] == 40
+    assert (
+        json.loads(r2d2c(tmp_path, "eval", "a", "--split", "train", "--format", "json").stdout)["samples"]
+        == 40
+    )

@@ -25,7 +25,9 @@ def test_a_reference_is_current(file: str, write: Callable[[], str], request: py
     path, text = ROOT / file, write()
     if request.config.getoption("--refresh-goldens"):
         path.write_text(text, "utf-8")
-    assert path.read_text("utf-8") == text, f"{file} is old: run `make goldens ARGS=tests/unit/test_generated_docs.py`"
+    assert path.read_text("utf-8") == text, (
+        f"{file} is old: run `make goldens ARGS=tests/unit/test_generated_docs.py`"
+    )
 
 
 def test_every_op_is_in_the_reference_once() -> None:
@@ -34,7 +36,9 @@ def test_every_op_is_in_the_reference_once() -> None:
     assert all(text.count(f"\n### {name}\n") == 1 for name in builtin())
 
 
-@pytest.mark.parametrize("module", ["r2d2c.ops.reference", "r2d2c.credit.reference", "r2d2c.diagnostics.reference"])
+@pytest.mark.parametrize(
+    "module", ["r2d2c.ops.reference", "r2d2c.credit.reference", "r2d2c.diagnostics.reference"]
+)
 def test_a_reference_is_written_without_torch(module: str) -> None:
     code = f"import sys, {module} as m; m.reference(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

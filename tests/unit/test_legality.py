@@ -122,7 +122,11 @@ BROKEN: tuple[tuple[str, Callable[[Graph], Graph], str], ...] = (
     ("typed", swap("call", inputs=()), "encode gives 0 inputs to encode, which has 1"),
     ("typed", swap("call", outputs=("h", "g")), "encode has 2 outputs, and encode gives 1"),
     ("typed", swap("call", inputs=(Value("model/x", 1),)), "encode reads output 1 of model/x, which has 1"),
-    ("typed", swap("call", op="vjp", attrs={"outputs": 1, "wrt": 0, "params": (), "weights": ()}), "`vjp` may not be"),
+    (
+        "typed",
+        swap("call", op="vjp", attrs={"outputs": 1, "wrt": 0, "params": (), "weights": ()}),
+        "`vjp` may not be",
+    ),
     ("typed", swap("call", op="lniear"), "there is no op `lniear`"),
     ("typed", without_types, "output 0 of encode.h.layer/x has no type"),
     ("typed", untyped_storage, "the storage encode.h.layer.out.linear.weight has no type"),
@@ -177,7 +181,9 @@ def test_the_table_names_only_what_there_is() -> None:
     assert all(each.gives in BY_FORM for each in TRAINING)
 
 
-def test_a_pass_that_breaks_a_graph_is_caught_at_once(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_that_breaks_a_graph_is_caught_at_once(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert legality.enabled()  # in all tests
     monkeypatch.setattr("r2d2c.passes.pipeline.flatten", lambda graph: graph)
     with pytest.raises(IllegalGraph, match="the flat graph of `small` is not legal"):

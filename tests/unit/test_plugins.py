@@ -11,7 +11,8 @@ from torch import nn
 
 import r2d2c
 from r2d2c import CompileError, compile, loads
-from r2d2c.credit.record import CreditRule
+from r2d2c.credit.record import CreditRule, Edge
+from r2d2c.graph import Value
 from r2d2c.ops.module_op import module_op
 from r2d2c.ops.record import Arg, Op
 from r2d2c.prove import prove
@@ -100,20 +101,32 @@ def test_plugins_are_records_modules_objects_and_files(tmp_path: Path) -> None:
     )
     for plugin in (SWISH, SimpleNamespace(OPS=(SWISH,)), file, str(file)):
         assert "swishy" in loads(text, plugins=[plugin]).ops
-    with pytest.raises(CompileError, match="E207.*there is no op or block `swishy`"):
+    with pytest.raises(CompileError, match=r"E207.*there is no op or block `swishy`"):
         loads(text)
 
 
 def test_plugins_of_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("mine", f"{__name__}:INSTALLED", "r2d2c.plugins")
     monkeypatch.setattr(EntryPoint, "load", lambda self: SimpleNamespace(OPS=(SWISH,)))
-    monkeypatch.setattr("r2d2c.plugins.entry_points", lambda group: [point] if group == "r2d2c.plugins" else [])
+    monkeypatch.setattr(
+        "r2d2c.plugins.entry_points", lambda group: [point] if group == "r2d2c.plugins" else []
+    )
     assert loads(spec("h = x |> linear(H) |> swishy")).ops["swishy"] is SWISH
 
 
-def test_a_credit_rule_of_ones_own() -> None:
-    deaf = CreditRule("deaf", "Nothing comes back.", "0", lambda edge: edge.stop(edge.value), keeps_distance=True)
-    text = """r2d2c: 1
+def halved(edge: Edge) -> Value:
+    half = edge.node("constant", value=0.5)
+    return edge.node(
+        "add",
+        edge.node("mul", edge.value, half),
+        edge.node("mul", edge.stop(edge.value), half),
+        name="halved",
+    )
+
+
+HALF = CreditRule("half", "Half of the gradient comes back.", "½ ∂L/∂h", halved)
+DEAF = CreditRule("deaf", "Nothing comes back.", "0", lambda edge: edge.stop(edge.value), keeps_distance=True)
+LINKED = """r2d2c: 1
 model: own
 dims: {D: 6, H: 4}
 inputs:
@@ -126,22 +139,27 @@ tasks:
     behavior: h = linear(a.h, H)
     distance: mean((h - 1) ^ 2)
 links:
-  a.h -> b: {credit: deaf}
+  a.h -> b: {credit: CREDIT}
 outputs:
   h: b.h
 """
-    with pytest.raises(CompileError, match="deaf"):
+
+
+@pytest.mark.parametrize(("rule", "like", "factor"), [(DEAF, "local", 1.0), (HALF, "backprop", 0.5)])
+def test_a_credit_rule_of_ones_own(rule: CreditRule, like: str, factor: float) -> None:
+    text = LINKED.replace("CREDIT", rule.name)
+    with pytest.raises(CompileError, match=f"E430.*`{rule.name}`"):
         loads(text)
-    model = compile(loads(text, plugins=[deaf]))
-    local = compile(loads(text.replace("deaf", "local")))
-    assert model.wiring() == local.wiring()
-    assert model.wiring()["b"]["a.h.linear.weight"] is None
+    model = compile(loads(text, plugins=[rule]))
+    usual = compile(loads(LINKED.replace("CREDIT", like)))
+    assert model.wiring() == usual.wiring()
     assert prove(model).ok
     x = torch.randn(4, 6)
     model.learn(x=x)
-    local.learn(x=x)
-    for (name, ours), (_, theirs) in zip(model.named_parameters(), local.named_parameters(), strict=True):
-        assert torch.equal(ours.grad, theirs.grad), name  # type: ignore[arg-type]
+    usual.learn(x=x)
+    for (name, ours), (_, theirs) in zip(model.named_parameters(), usual.named_parameters(), strict=True):
+        assert ours.grad is not None and theirs.grad is not None, name
+        torch.testing.assert_close(ours.grad, theirs.grad * (factor if name.startswith("a.") else 1.0))
 
 
 @pytest.mark.parametrize(
@@ -160,13 +178,18 @@ def test_a_plugin_that_does_not_load(tmp_path: Path, text: str, message: str) ->
 
 
 def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CompileError, match="E250.*there is no plug-in file"):
+    with pytest.raises(CompileError, match=r"E250.*there is no plug-in file"):
         loads(spec("h = linear(x, H)"), plugins=[tmp_path / "none.py"])
 
 
 @pytest.mark.parametrize(
     "statement",
-    ["h = torch.tanh(linear(x, H))", "h = os.system('true')", "h = my_package.layers.Gated(x)", "h = plugin('mine.py')"],
+    [
+        "h = torch.tanh(linear(x, H))",
+        "h = os.system('true')",
+        "h = my_package.layers.Gated(x)",
+        "h = plugin('mine.py')",
+    ],
 )
 def test_a_spec_cannot_name_a_python_path(statement: str) -> None:
     with pytest.raises(CompileError) as error:
@@ -216,7 +239,9 @@ def test_a_module_starts_as_its_class_does_it_and_the_same_every_time() -> None:
     weight = one["t.h.gated.value.weight"]
     assert 0 < weight.abs().max() <= 6**-0.5
     assert not torch.equal(weight, one["t.h.gated.gate.weight"])
-    assert not torch.equal(weight, compile(loads(text, plugins=[GATED], seed=1)).state_dict()["t.h.gated.value.weight"])
+    assert not torch.equal(
+        weight, compile(loads(text, plugins=[GATED], seed=1)).state_dict()["t.h.gated.value.weight"]
+    )
 
 
 def test_a_modules_parameters_are_values() -> None:
@@ -237,7 +262,9 @@ def test_a_module_with_two_inputs_and_two_values() -> None:
     x = torch.randn(3, 6)
     state = model.state_dict()
     a = nn.functional.linear(x, state["t.a.linear.weight"], state["t.a.linear.bias"])
-    u, v = plain_of(model, "t.u.pair" if "t.u.pair.inner.weight" in state else "t.out.pair", Pair(4))(a, a.relu())
+    u, v = plain_of(model, "t.u.pair" if "t.u.pair.inner.weight" in state else "t.out.pair", Pair(4))(
+        a, a.relu()
+    )
     torch.testing.assert_close(model(x=x)["h"], u + v)
 
 
@@ -279,6 +306,8 @@ def test_a_modules_parameters_may_not_depend_on_its_arguments() -> None:
         def __init__(self, depth: int) -> None:
             super().__init__(*(nn.Linear(4, 4) for _ in range(depth)))
 
-    deep = module_op("deep", Deep, args=("x", Arg("depth", "int")), sample={"depth": 1}, shape=lambda s, a: a.x)
+    deep = module_op(
+        "deep", Deep, args=("x", Arg("depth", "int")), sample={"depth": 1}, shape=lambda s, a: a.x
+    )
     with pytest.raises(CompileError, match=r"`Deep\(depth=2\)` has other parameters than the sample"):
         loads(spec("a = linear(x, 4)", "h = deep(a, 2)"), plugins=[deep])

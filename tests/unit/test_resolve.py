@@ -23,7 +23,9 @@ blocks:
 
 def model(*statements: str) -> Model:
     lines = textwrap.indent("\n".join(statements), "      ")
-    text = f"{HEAD}tasks:\n  t:\n    behavior: |\n{lines}\n    distance: mean((h - 1) ^ 2)\noutputs:\n  h: t.h\n"
+    text = (
+        f"{HEAD}tasks:\n  t:\n    behavior: |\n{lines}\n    distance: mean((h - 1) ^ 2)\noutputs:\n  h: t.h\n"
+    )
     return compile(loads(text))
 
 
@@ -51,7 +53,11 @@ def test_a_repeated_block_is_named_as_if_it_were_written_as_often() -> None:
 
 
 def test_layers_of_a_repeated_block_by_name() -> None:
-    made = model("a = linear(x, H)", "b = residual(a, repeat=2, name=tower)", "h = linear(b, H, weight=tower_2.inner.weight)")
+    made = model(
+        "a = linear(x, H)",
+        "b = residual(a, repeat=2, name=tower)",
+        "h = linear(b, H, weight=tower_2.inner.weight)",
+    )
     assert layers(made) == [
         "t.a.linear",
         "t.tower.inner",
@@ -96,13 +102,19 @@ outputs:
   x2: decode.x2
 """
     made = compile(loads(text))
-    assert [n for n, _ in made.named_parameters()] == ["encode.first.weight", "encode.first.bias", "decode.x2.linear.bias"]
+    assert [n for n, _ in made.named_parameters()] == [
+        "encode.first.weight",
+        "encode.first.bias",
+        "decode.x2.linear.bias",
+    ]
 
 
 def test_a_run_time_range_as_the_size_of_an_axis() -> None:
     made = model("h = linear(sum(s, 1) / depth, H)")
     x, s = torch.randn(2, 6), torch.randn(2, 4, 6)
-    torch.testing.assert_close(made(x=x, s=s)["h"], torch.nn.functional.linear(s.mean(1), *made.state_dict().values()))
+    torch.testing.assert_close(
+        made(x=x, s=s)["h"], torch.nn.functional.linear(s.mean(1), *made.state_dict().values())
+    )
     run(made)
 
 

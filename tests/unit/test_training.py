@@ -140,7 +140,12 @@ def test_settings_of_a_spec() -> None:
 def test_defaults() -> None:
     found = settings_of("  data: digits\n")
     assert isinstance(found, Settings)
-    assert (found.epochs, found.batch_size, found.optimizer.name, found.monitor.name) == (10, 128, "adam", "loss")
+    assert (found.epochs, found.batch_size, found.optimizer.name, found.monitor.name) == (
+        10,
+        128,
+        "adam",
+        "loss",
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,7 +153,10 @@ def test_defaults() -> None:
     [
         ("optimizer: adm(lr=1e-3)", "21:14: error[E530]: there is no optimizer `adm`"),
         ("optimizer: adam(1e-3)", "21:19: error[E540]: the arguments of an optimizer have names"),
-        ("optimizer: adam(lr=x*2)", "21:22: error[E540]: `lr` of `adam` must be a number, a name or a tuple of numbers"),
+        (
+            "optimizer: adam(lr=x*2)",
+            "21:22: error[E540]: `lr` of `adam` must be a number, a name or a tuple of numbers",
+        ),
         ("optimizer: 3 + 4", "21:14: error[E540]: an optimizer is a name with arguments"),
         ("schedule: cosin", "21:13: error[E533]: there is no schedule `cosin`"),
         ("monitor: acuracy", "21:12: error[E541]: there is no metric or loss `acuracy` to monitor"),
@@ -199,7 +207,11 @@ def test_clipping_forbids_early_steps() -> None:
     record = next(record for record in OPTIMIZERS if record.name == "sgd")
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     stepper = Stepper(
-        dict(model.named_parameters()), model._training_graph.visits, record, Call("sgd", {"lr": 1.0}), clip=0.5
+        dict(model.named_parameters()),
+        model._training_graph.visits,
+        record,
+        Call("sgd", {"lr": 1.0}),
+        clip=0.5,
     )
     assert len(stepper.groups) == 1
     stepper.zero_grad()
@@ -238,9 +250,7 @@ def test_resume_is_exact(tmp_path: Path, uninterrupted: Path, epoch: int, batch:
     """With dropout, noise, batch norm and a schedule; in the middle of an epoch and at its end."""
     out = tmp_path / "run"
     with pytest.raises(Interrupted) as caught:
-        r2d2c.train(
-            noisy(tmp_path), out=out, settings=["train.split=0.1"], callbacks=[StopAt(epoch, batch)]
-        )
+        r2d2c.train(noisy(tmp_path), out=out, settings=["train.split=0.1"], callbacks=[StopAt(epoch, batch)])
     assert (caught.value.run, caught.value.epoch, caught.value.batch) == (out, epoch + 1, batch)
     torch.manual_seed(12345)  # what the process did before is of no importance
     r2d2c.train(resume=out)
@@ -258,7 +268,7 @@ def test_the_seed_matters_and_decides(tmp_path: Path) -> None:
 
 def test_resume_with_more_epochs(tmp_path: Path) -> None:
     run = r2d2c.train(TWO, out=tmp_path / "run", epochs=2)
-    with pytest.raises(CompileError, match="E548.*is finished: it has 2 of 2 epochs"):
+    with pytest.raises(CompileError, match=r"E548.*is finished: it has 2 of 2 epochs"):
         r2d2c.train(resume=run.folder)
     r2d2c.train(resume=run.folder, epochs=3)
     assert [(r["epoch"], r["split"]) for r in run.metrics] == [
@@ -268,6 +278,15 @@ def test_resume_with_more_epochs(tmp_path: Path) -> None:
         (3, "train"),
         (3, "test"),
     ]
+
+
+def test_a_schedule_ends_with_the_new_last_epoch(tmp_path: Path) -> None:
+    whole = r2d2c.train(TWO, out=tmp_path / "whole", epochs=4, schedule="cosine")
+    run = r2d2c.train(TWO, out=tmp_path / "run", epochs=2, schedule="cosine")
+    r2d2c.train(resume=run.folder, epochs=4)
+    rates = [[r["lr"] for r in a.metrics if "lr" in r] for a in (whole, run)]
+    assert rates[1][-2:] == pytest.approx(rates[0][-2:], abs=1e-9)
+    assert rates[1][1] < 1e-9 < rates[1][2]
 
 
 def test_the_global_generators_are_left_alone(tmp_path: Path) -> None:
@@ -343,7 +362,10 @@ def test_a_collapse_is_told_once(tmp_path: Path) -> None:
 
     r2d2c.train(tmp_path / "spec.yaml", out=tmp_path / "run", callbacks=[Listen()])
     (collapse,) = [d for d in warned if d.code == "W546"]
-    assert collapse.message == "the representative `encode.r` collapses: it is more and more the same for every sample"
+    assert (
+        collapse.message
+        == "the representative `encode.r` collapses: it is more and more the same for every sample"
+    )
     assert "feed: encode.r" in collapse.fix.text
 
 
@@ -361,7 +383,10 @@ def test_dims_come_from_the_data(tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(TWO.read_text().replace("{D: 64, H: 64, C: 10}", "{D: infer, H: 64, C: infer}"))
     run = r2d2c.train(spec, out=tmp_path / "run", epochs=1)
-    assert {name: int(size) for name, size in run.spec.graph.dims.items() if name in "DC"} == {"D": 64, "C": 10}
+    assert {name: int(size) for name, size in run.spec.graph.dims.items() if name in "DC"} == {
+        "D": 64,
+        "C": 10,
+    }
     numpy.savez(tmp_path / "other.npz", x=numpy.zeros((40, 5), numpy.float32), y=numpy.arange(40) % 3)
     run = r2d2c.train(spec, data=f"npz:{tmp_path}/other.npz", out=tmp_path / "other", epochs=1)
     assert tuple(run.model(x=torch.zeros(1, 5))["logits"].shape) == (1, 3)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def command(
     spec: Annotated[
         Path | None,
-        typer.Argument(metavar="[SPEC]", help="The spec; none with --resume.", show_default=False),
+        typer.Argument(metavar="SPEC", help="The spec; none with --resume.", show_default=False),
     ] = None,
     data: Annotated[
         str | None,
