@@ -42,7 +42,7 @@ class Result:
 
 
 def clock(work: Work, calls: int, setting: Setting, wall: bool = False) -> float:
-    """Seconds a call: of the processor, so that nothing else on the machine counts, or by the wall's clock."""
+    """Seconds a call: of the processor, so that nothing else on the machine counts, or by the clock."""
     now = time.perf_counter if wall or setting.device != "cpu" else time.process_time
     began = now()
     for _ in range(calls):

@@ -1,9 +1,9 @@
 """The peak memory of training: parameters, gradients, optimizer and activations together.
 
 Each case runs in a process of its own. On the CPU glibc is told to take every block of 64 KiB or more from
-the system and to give it back at once (``MALLOC_MMAP_THRESHOLD_``), so the peak of the resident set (``VmHWM``,
-reset once the libraries are warm) over its value before the model was made is what the tensors and the compiled
-code took. On another device it is torch's own count.
+the system and to give it back at once (``MALLOC_MMAP_THRESHOLD_``), so the peak of the resident set
+(``VmHWM``, reset once the libraries are warm) over its value before the model was made is what the tensors
+and the compiled code took. On another device it is torch's own count.
 """
 
 from __future__ import annotations

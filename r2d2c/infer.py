@@ -5,7 +5,7 @@ Dims are unified as nodes are met, so a mismatch names both places. Types of sto
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from r2d2c.diagnostics import Sink
 from r2d2c.graph import Graph, Init, Node, Region, Storage, Value
 from r2d2c.ops.record import Namespace, Op, ShapeError, Shapes
 from r2d2c.source import Span
-from r2d2c.types import DimLike, TensorType, Unifier
+from r2d2c.types import Dim, DimLike, TensorType, Unifier, symbol
 
 
 class Signature:
@@ -84,7 +84,39 @@ class _Inference:
         }
         dims = {name: self.unifier.resolve(dim) for name, dim in graph.dims.items()}
         bounds = {value: self.unifier.resolve(dim) for value, dim in self.bounds.items()}
-        return graph.with_(stage="typed", types=types, storage=storage, dims=dims, bounds=bounds)
+        inferred = any(s.startswith("?") for s in _symbols(graph.dims.values()))
+        regions = self._sized_regions() if inferred else graph.regions
+        return graph.with_(
+            stage="typed", regions=regions, types=types, storage=storage, dims=dims, bounds=bounds
+        )
+
+    def _sized_regions(self) -> dict[str, Region]:
+        """The regions with what was inferred in place of the dims that nodes compute with."""
+        ports = [self.unifier.resolve_type(self.types[p.value]) for p in self.graph.body.inputs]
+        axes = {dim for type_ in ports for dim in type_.dims}
+        regions = {}
+        for name, region in self.graph.regions.items():
+            nodes = []
+            for node in region.nodes:
+                found = _symbols(node.attrs.values())
+                if any(s.startswith("?") for s in found):
+                    attrs = {key: self._sized(value) for key, value in node.attrs.items()}
+                    node = replace(node, attrs=attrs)
+                    for s in sorted(_symbols(attrs.values())):
+                        if s.startswith("?") and symbol(s) not in axes:
+                            message = f"`{s[1:]}` cannot be inferred, and no port has it as an axis"
+                            fix = f"give it a number: `dims: {{{s[1:]}: 64}}`"
+                            self.sink.report("E217", node.origin, message, fix=fix)
+                nodes.append(node)
+            regions[name] = replace(region, nodes=tuple(nodes))
+        return regions
+
+    def _sized(self, value: Any) -> Any:
+        if isinstance(value, Dim):
+            return self.unifier.resolve(value)
+        if type(value) is dict:
+            return {key: self._sized(part) for key, part in value.items()}
+        return tuple(map(self._sized, value)) if type(value) is tuple else value
 
     def _region(self, region: Region) -> None:
         self.done.add(region.name)
@@ -261,3 +293,14 @@ class _Inference:
                 also = [(maker.origin, text) for maker, text in makers if maker is not None]
                 message = f"`feed` is {given}, and `{link.target}` reads {wanted} over this link"
                 self.sink.report("E303", link.origin, message, also=also)
+
+
+def _symbols(values: Iterable[Any]) -> set[str]:
+    """The symbols of all dims among attributes."""
+    found: set[str] = set()
+    for value in values:
+        if isinstance(value, Dim):
+            found |= value.symbols()
+        elif type(value) in (tuple, dict):
+            found |= _symbols(value.values() if type(value) is dict else value)
+    return found

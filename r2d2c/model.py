@@ -74,10 +74,11 @@ class Model(torch.nn.Module):
         self._backend_name = find_backend(backend).name
         self._step = 0
         self._float = torch.float32
-        for name, row in checked.graph.storage.items():
-            tensor = initial(row, checked.graph.seed)
-            trained = row.kind == "param"
-            self._put(name, torch.nn.Parameter(tensor, requires_grad=trained) if trained else tensor)
+        with paused_collector():
+            for name, row in checked.graph.storage.items():
+                tensor = initial(row, checked.graph.seed)
+                trained = row.kind == "param"
+                self._put(name, torch.nn.Parameter(tensor, requires_grad=trained) if trained else tensor)
         self._compiled: dict[str, Any] = {}
 
     # -- storage
@@ -146,7 +147,7 @@ class Model(torch.nn.Module):
             with paused_collector():
                 run = self._compiled["inference"] = self._backend.inference(self, self._inference_lowered)
         try:
-            return run(**inputs)  # type: ignore[no-any-return]
+            return run(**inputs)
         except (TypeError, RuntimeError, IndexError) as error:
             self._explain(inputs, self._inference_graph, error)
             raise

@@ -34,7 +34,11 @@ def compile_function(graph: fx.Graph, root: torch.nn.Module, name: str) -> Calla
         scope[label] = table
         return f"{match[1]} = {label}[{attribute!r}]{match[3]}"
 
-    source = _READ.sub(read, code.src).replace("def forward(self, ", "def forward(").replace("def forward(self)", "def forward()")
+    source = (
+        _READ.sub(read, code.src)
+        .replace("def forward(self, ", "def forward(")
+        .replace("def forward(self)", "def forward()")
+    )
     source = source.replace(" = torch.autograd.backward(", " = _backward(")
     file = f"<r2d2c {name}>"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
@@ -49,7 +53,7 @@ def _find(root: torch.nn.Module, path: str) -> torch.nn.Module:
     return root
 
 
-_ENGINE = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+_ENGINE = torch.autograd.Variable._execution_engine
 
 
 @cache
@@ -69,8 +73,15 @@ def backward(
         given = [_one(out.dtype, out.device) for out in outputs]
     else:
         given = [
-            _one(out.dtype, out.device) if c is None else c for out, c in zip(outputs, cotangents, strict=True)
+            _one(out.dtype, out.device) if c is None else c
+            for out, c in zip(outputs, cotangents, strict=True)
         ]
     _ENGINE.run_backward(
-        tuple(outputs), tuple(given), retain_graph, False, tuple(inputs), allow_unreachable=True, accumulate_grad=True
+        tuple(outputs),
+        tuple(given),
+        retain_graph,
+        False,
+        tuple(inputs),
+        allow_unreachable=True,
+        accumulate_grad=True,
     )

@@ -110,12 +110,14 @@ class AttachCredit:
             name, number = f"{id_}_{number}", number + 1
         self.done.add(name)
         outputs = (attrs["storage"],) if op == "param" else (id_.rpartition(".")[2],)
+        operands: tuple[Value | None, ...] = inputs
         if op in self.ops:
             outputs = (*outputs, *self.ops[op].outputs[1:])
             defaults = {arg.name: arg.default for arg in self.ops[op].attributes if not arg.required}
             attrs = {**defaults, **attrs}
+            operands += (None,) * (len(Signature(self.ops[op]).names) - len(inputs))
         origin = link.origin if link else self._origin(inputs[0]) if inputs else None
-        node = Node(name, op, inputs, attrs, outputs, origin)
+        node = Node(name, op, operands, attrs, outputs, origin)
         self.nodes.append(node)
         value = Value(name)
         if op == "param":
@@ -125,7 +127,7 @@ class AttachCredit:
         elif op == "constant":
             self.types[value] = TensorType("float")
         elif op in self.ops:
-            types = [self.types[i] for i in inputs]
+            types = [self.types[v] if v is not None else None for v in operands]
             result = self.ops[op].shape(Shapes(), Signature(self.ops[op]).namespace(node, types))
             for port, type_ in enumerate(result if isinstance(result, tuple) else (result,)):
                 self.types[Value(name, port)] = type_

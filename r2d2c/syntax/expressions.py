@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from lark import Lark
@@ -21,6 +20,7 @@ from r2d2c.source import Span
 from r2d2c.syntax.ast import Expr, LinkKey, Signature, Statement, Syntax, TypeSyntax
 from r2d2c.syntax.lexer import ExpressionLexer, Region, UnknownCharacter
 from r2d2c.syntax.messages import describe_unexpected
+from r2d2c.syntax.tables import load
 
 
 class _Builder:
@@ -194,16 +194,10 @@ class _Builder:
         return children[0], tuple(child for child in children[1:] if not isinstance(child, Token))
 
 
-_STARTS = ["body", "expression", "signature", "link", "tensor_type"]
-
-
 @cache
 def _engine() -> tuple[Lark, _Builder, ExpressionLexer]:
-    text = (files("r2d2c.grammar").joinpath("expressions.lark")).read_text("utf-8")
     builder = _Builder()
-    parser = Lark(
-        text, parser="lalr", lexer=ExpressionLexer, start=_STARTS, transformer=builder, maybe_placeholders=False
-    )
+    parser = load(builder)
     _tighten(parser)
     return parser, builder, ExpressionLexer(parser.parser.lexer_conf)
 

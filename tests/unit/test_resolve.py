@@ -139,3 +139,54 @@ outputs:
     assert [(d.code, d.message) for d in error.value.diagnostics] == [
         ("E217", f"no input has the dim `{name}`, so its size is not known when the model runs")
     ]
+
+
+@pytest.mark.parametrize(
+    ("behavior", "size"),
+    [
+        ("h = (linear(x, 3) + z) * W", 3),
+        ("h = linear(x, 3) + reshape(z, (B, W))", 3),
+        ("h = linear(x, 3) + z + mean(z[:, :W - 1], 1, keep=true)", 3),
+        ('h = linear(x, 3) + rearrange(z, "b (c d) -> b (d c)", c=W)', 3),
+        ("h = linear(x, 3) + sum(z, 1, keep=true) / W", 5),
+    ],
+)
+def test_an_inferred_dim_as_a_number(behavior: str, size: int) -> None:
+    text = f"""r2d2c: 1
+dims: {{D: 6, W: infer}}
+inputs:
+  x: f32[B, D]
+  z: f32[B, W]
+tasks:
+  t:
+    behavior: {behavior}
+    distance: mean(h ^ 2)
+outputs:
+  h: t.h
+"""
+    made = compile(loads(text))
+    x, z = torch.randn(2, 6), torch.randn(2, size)
+    a = torch.nn.functional.linear(x, *made.state_dict().values())
+    last = z.sum(1, keepdim=True) / size if size == 5 else z
+    wanted = (
+        (a + z) * 3
+        if "*" in behavior
+        else a + last + (z[:, :2].mean(1, keepdim=True) if "mean(z" in behavior else 0)
+    )
+    torch.testing.assert_close(made(x=x, z=z)["h"], wanted)
+    made.learn(x=x, z=z)
+
+
+def test_an_inferred_dim_that_nothing_decides() -> None:
+    text = (
+        HEAD.replace("H: 4,", "H: 4, W: infer,")
+        + """tasks:
+  t:
+    behavior: h = linear(x, H) * W + mean(s)
+    distance: mean(h ^ 2)
+outputs:
+  h: t.h
+"""
+    )
+    with pytest.raises(CompileError, match=r"E217.*`W` cannot be inferred, and no port has it as an axis"):
+        loads(text)

@@ -39,7 +39,9 @@ def command(
         diagnostics: Sequence[Diagnostic]
         try:
             checked = check_file(path, settings, plugins, warnings == "error")
-            diagnostics = checked.diagnostics
+            diagnostics = [*checked.diagnostics, *_training_mistakes(checked)]
+            if any(d.severity == "error" for d in diagnostics):
+                checked = None
         except CompileError as error:
             diagnostics = error.diagnostics
         if format_ == "text":
@@ -51,6 +53,16 @@ def command(
         print_json({"ok": all(c is not None for _, c, _ in results), "specs": [_json(*r) for r in results]})
     if any(checked is None for _, checked, _ in results):
         raise typer.Exit(1)
+
+
+def _training_mistakes(checked: Checked) -> list[Diagnostic]:
+    """What `train` would say of the spec's `train:` section."""
+    from r2d2c.diagnostics import Sink
+    from r2d2c.train.settings import read_settings
+
+    sink = Sink()
+    read_settings(checked, sink)
+    return sink.diagnostics
 
 
 def _json(path: Path, checked: Checked | None, diagnostics: Sequence[Diagnostic]) -> dict[str, Any]:
