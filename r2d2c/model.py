@@ -133,10 +133,8 @@ class Model(torch.nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Model:
         # `.double()`, `.to(torch.bfloat16)`: what the spec calls f32 is now of that dtype, constants too.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        changed = fn(torch.empty(0, dtype=self._float)).dtype
-        if changed != self._float:
-            self._float = changed
-            self._compiled = {}
+        self._float = fn(torch.empty(0, dtype=self._float)).dtype
+        self._compiled = {}  # a backend may hold on to tensors that have been replaced
         return self
 
     # -- inference
