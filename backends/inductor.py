@@ -19,6 +19,8 @@ from r2d2c.lower.graphs import Lowered, LoweredVisit, accumulate
 from r2d2c.model import Model
 
 _EAGER_FUNCTIONS = (torch.autograd.backward, torch.autograd.grad, accumulate, getattr)
+_AFFIX = "r2d2c_part"
+_PART = f"submod_{_AFFIX}_"
 _EAGER_METHODS = ("detach", "requires_grad_", "copy_", "generator")
 
 
@@ -29,26 +31,49 @@ def _inference(model: Model, lowered: Lowered) -> Callable[..., dict[str, Any]]:
 
 def _visit(model: Model, visit: LoweredVisit) -> Callable[..., tuple[Any, ...]]:
     whole = fx.GraphModule(model, visit.fx)
+    passes = _passes_through(whole.graph)
     stretch: dict[fx.Node, int] = {}
-    eager: set[int] = set()
+    compiled: set[int] = set()
     drawn: set[fx.Node] = set()
-    current, before = 0, False
+    current, before = 0, frozenset[fx.Node]()
     for node in whole.graph.nodes:
         if node.op in ("placeholder", "output", "get_attr"):
             continue
-        here = _runs_eagerly(node, drawn)
+        here = frozenset() if _runs_eagerly(node, drawn) else passes.get(node, frozenset())
         if here != before:
             current, before = current + 1, here
         if here:
-            eager.add(current)
+            compiled.add(current)
         stretch[node] = current
-    split = split_module(whole, model, lambda node: stretch.get(node, 0))
-    for name, part in split.named_children():
-        number = int(name.removeprefix("submod_"))
-        if number not in eager:
+    split = split_module(whole, model, lambda node: stretch.get(node, 0), partition_affix=_AFFIX)
+    for name, part in list(split.named_children()):
+        if name.startswith(_PART) and int(name.removeprefix(_PART)) in compiled:
             setattr(split, name, torch.compile(part, dynamic=True))
     run: Callable[..., tuple[Any, ...]] = split
     return run
+
+
+def _passes_through(graph: fx.Graph) -> dict[fx.Node, frozenset[fx.Node]]:
+    """The backward passes of this visit that go through each node.
+
+    A compiled stretch is one function to autograd, whose saved values the first backward through it frees; so only
+    nodes that the same passes go through may share one. A node that none goes through here (a representative that a
+    later visit teaches) stays eager.
+    """
+    found: dict[fx.Node, set[fx.Node]] = {}
+    for call in graph.nodes:
+        if call.op != "call_function" or call.target not in (torch.autograd.backward, torch.autograd.grad):
+            continue
+        stack = [value for value in call.args[0] if isinstance(value, fx.Node)]
+        seen: set[fx.Node] = set()
+        while stack:
+            node = stack.pop()
+            if node in seen or (node.op == "call_method" and node.target == "detach"):
+                continue
+            seen.add(node)
+            found.setdefault(node, set()).add(call)
+            stack.extend(node.all_input_nodes)
+    return {node: frozenset(calls) for node, calls in found.items()}
 
 
 def _runs_eagerly(node: fx.Node, drawn: set[fx.Node]) -> bool:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 import torch.fx as fx
 
+from r2d2c.diagnostics import Sink
 from r2d2c.graph import Storage
 from r2d2c.lower.builder import identifier
-from r2d2c.lower.graphs import TrainingLowering, lower_forward, lower_inference
+from r2d2c.lower.graphs import TrainingLowering, accumulate, lower_forward, lower_inference
 from r2d2c.lower.init import draw_of, seed_of, shape_of
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def emit_python(model: Model) -> str:
             prelude=["rng = Rng(self.seed, self.step)", "self.step += 1"] if training.random else [],
         ),
     ]
+    _refuse_foreign(spec.name, inference.fx, losses.fx, training.fx)
     body = "\n".join(methods)
     helpers = [_HELPERS["make"]]
     imports = ["import torch", "from torch import nn"]
@@ -149,6 +151,22 @@ def emit_python(model: Model) -> str:
         parameters=_parameters(model, training.random),
     )
     return head + "\n" + body.rstrip("\n") + "\n"
+
+
+def _refuse_foreign(name: str, *graphs: fx.Graph) -> None:
+    """The file can only call torch: an op that calls code of a plug-in cannot be written into it."""
+    sink = Sink()
+    for graph in graphs:
+        for node in graph.nodes:
+            if node.op != "call_function" or node.target is accumulate:
+                continue
+            module = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
+            if module not in ("torch", "_operator", "operator", "builtins"):
+                made = node.meta.get("r2d2c")
+                op = made[0].op if made is not None else str(node.target)
+                span = made[0].origin if made is not None else None
+                sink.report("E613", span, f"`{op}` runs code of a plug-in, which a file that needs only torch cannot hold")
+    sink.stop_on_errors()
 
 
 def _version() -> str:

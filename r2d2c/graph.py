@@ -62,7 +62,7 @@ CORE_OPS: dict[str, str] = {
     "vjp": "gradients of the first attrs['outputs'] inputs, times the numbers attrs['weights'] or the cotangents that come"
     " last, with respect to the storage attrs['params'] and the attrs['wrt'] inputs in between",
     "accumulate": "adds its input to the gradient of attrs['storage']",
-    "update": "writes its input to the statistic attrs['storage']",
+    "update": "writes its input to the statistic attrs['storage']; without one, lets the optimizer change that parameter",
     "probe": "its input times attrs['storage'], the scale that `wiring --prove` turns",
 }
 

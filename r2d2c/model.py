@@ -14,11 +14,12 @@ from r2d2c.backend import Backend, find_backend
 from r2d2c.credit.record import CreditRule
 from r2d2c.credit.registry import rules as credit_rules
 from r2d2c.driver import Checked
-from r2d2c.graph import Graph, Value, Visit
+from r2d2c.graph import Graph, Storage, Value, Visit
 from r2d2c.lower.builder import TORCH_DTYPES
 from r2d2c.lower.graphs import Lowered, LoweredVisit, TrainingLowering, lower_forward, lower_inference
 from r2d2c.lower.init import Rng, initial
 from r2d2c.passes.inline import inference_graph
+from r2d2c.passes.pipeline import TRAINING, run_passes
 from r2d2c.passes.training import training_graph
 from r2d2c.pause import paused_collector
 from r2d2c.wiring import Matrix, wiring
@@ -75,7 +76,7 @@ class Model(torch.nn.Module):
         self._step = 0
         self._float = torch.float32
         with paused_collector():
-            for name, row in checked.graph.storage.items():
+            for name, row in self._storage.items():
                 tensor = initial(row, checked.graph.seed)
                 trained = row.kind == "param"
                 self._put(name, torch.nn.Parameter(tensor, requires_grad=trained) if trained else tensor)
@@ -96,7 +97,7 @@ class Model(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled functions hold this module's own dicts, and graphs come from the spec: a copy makes its own.
-        derived = ("_training_graph", "_inference_graph")
+        derived = ("_training_graph", "_inference_graph", "_storage")
         return {k: v for k, v in self.__dict__.items() if k not in derived} | {"_compiled": {}}
 
     @property
@@ -115,6 +116,12 @@ class Model(torch.nn.Module):
 
     def _credit_rules(self) -> Mapping[str, CreditRule]:
         return credit_rules(self._spec.rules)
+
+    @cached_property
+    def _storage(self) -> Mapping[str, Storage]:
+        """The spec's storage, and what its credit rules add."""
+        attached = run_passes(TRAINING[:1], self._spec.graph, self._spec.ops, self._credit_rules())
+        return attached.storage
 
     @cached_property
     def _inference_graph(self) -> Graph:
@@ -140,6 +147,8 @@ class Model(torch.nn.Module):
     # -- inference
     def forward(self, **inputs: torch.Tensor) -> Tensors:
         """The composed model: no representative, no target. Inputs by name; outputs by name."""
+        if self.graph.ranges:
+            self._check_ranges(inputs)
         run = self._compiled.get("inference")
         if run is None:
             with paused_collector():
@@ -149,6 +158,16 @@ class Model(torch.nn.Module):
         except (TypeError, RuntimeError, IndexError) as error:
             self._explain(inputs, self._inference_graph, error)
             raise
+
+    def _check_ranges(self, given: Mapping[str, Any]) -> None:
+        """Raise ValueError if a dim with a range, such as ``depth: 1..8``, is outside it."""
+        graph = self.graph
+        for port in graph.body.inputs:
+            value = given.get(port.name)
+            for dim, size in zip(graph.types[port.value].dims, getattr(value, "shape", ()), strict=False):
+                low, high = graph.ranges.get(str(dim), (size, size))
+                if not low <= size <= high:
+                    raise ValueError(f"{self._spec.name}: `{port.name}` has {dim}={size}, the spec says {low}..{high}")
 
     def _explain(self, given: Mapping[str, Any], graph: Graph, error: Exception) -> None:
         """Raise what a user can act on, if the inputs are not what the spec says."""
@@ -232,6 +251,8 @@ class Model(torch.nn.Module):
             yield VisitResult(plan.name, losses, plan.finished, plan.tasks)
 
     def _check_batch(self, batch: Mapping[str, Any], graph: Graph) -> None:
+        if graph.ranges:
+            self._check_ranges(batch)
         if batch.keys() != {port.name for port in graph.body.inputs}:
             self._explain(batch, graph, TypeError("wrong inputs"))
 
@@ -270,8 +291,9 @@ class Model(torch.nn.Module):
     # -- looking inside
     def wiring(self) -> Matrix:
         """``{loss: {parameter: "gradient" | "rule:…" | "plastic" | None}}``, from the graph alone."""
-        trained = {n: row for n, row in self.graph.storage.items() if row.kind == "param"}
-        return wiring(self._training_graph, self._spec.ops, self.graph.losses, trained)
+        trained = {n: row for n, row in self._storage.items() if row.kind == "param"}
+        losses = {**self.graph.losses, **self._training_graph.losses}
+        return wiring(self._training_graph, self._spec.ops, losses, trained)
 
     @property
     def graphs(self) -> dict[str, fx.GraphModule]:

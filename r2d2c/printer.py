@@ -127,8 +127,6 @@ class _Printer:
             yield ""
             yield f"visit {number} `{visit.name}`: losses {', '.join(visit.losses) or 'none'}"
             yield from self._body([self.nodes[id_] for id_ in visit.nodes])
-            if visit.finished:
-                yield f"  finished {', '.join('@' + name for name in visit.finished)}"
         yield ""
         for port in body.outputs:
             yield f"out {port.name} = {self._value(port.value)}{self._type(port.value)}"
@@ -155,7 +153,8 @@ class _Printer:
     def _right(self, node: Node) -> str:
         attrs = node.attrs
         if node.op in ("accumulate", "update"):
-            return f"{node.op} @{attrs['storage']} <- {self._value(node.inputs[0])}"
+            source = f" <- {self._value(node.inputs[0])}" if node.inputs else ""
+            return f"{node.op} @{attrs['storage']}{source}"
         if node.op == "vjp":
             return self._vjp(node)
         if node.op == "call":

@@ -101,4 +101,13 @@ message names the op and the place in the spec that needs it.
 
     r2d2c.export(model.float(), "m.onnx")      # export in float32""",
     ),
+    Entry(
+        "E613",
+        "an op that the emitted Python cannot hold",
+        """`compile --emit python` writes a file that needs only torch. An op made from an nn.Module class of a plug-in runs
+that class's own code, which the file would have to contain. Write the op as a record whose `lower` calls torch,
+or use the model from r2d2c.
+
+    model = r2d2c.compile("spec.yaml", plugins=["mine.py"])""",
+    ),
 )

@@ -230,6 +230,8 @@ class TrainingLowering:
         b.python(accumulate, b.parameter(node.attrs["storage"]), gradient)
 
     def _update(self, b: FxBuilder, node: Node) -> None:
+        if not node.inputs:
+            return  # the optimizer's, between visits
         b._begin(node)
         b.method("copy_", b.parameter(node.attrs["storage"]), b.method("detach", b.env[node.inputs[0]]))  # type: ignore[index]
 

@@ -20,6 +20,7 @@ from r2d2c.ops.record import Op
 from r2d2c.passes.reach import Cone, Reach
 from r2d2c.passes.schedule import schedule
 from r2d2c.passes.teach import linear_form, mentioned
+from r2d2c.passes.updates import add_updates
 from r2d2c.source import Span
 from r2d2c.types import TensorType
 
@@ -70,7 +71,6 @@ class Backward:
         for number, losses in enumerate(plan.visits):
             self._backward_of_losses(number, losses)
             self._backward_of_representatives(number, [r for r, last in last_taught if last == number])
-        self._statistics()
         return self._finish(plan.visits)
 
     # -- representatives
@@ -261,48 +261,19 @@ class Backward:
         shared = r.cone.nodes & set().union(*(q.cone.nodes for q in ready))
         return all(nodes[id_] == "param" for id_ in shared)
 
-    def _statistics(self) -> None:
-        """Ops with outputs ``new_NAME`` give the next value of the statistic they read as NAME."""
-        for nodes in self.emitted:
-            for node in list(nodes):
-                if node.op not in self.ops:
-                    continue
-                names = [arg.name for arg in self.ops[node.op].values]
-                for port, output in enumerate(self.ops[node.op].outputs):
-                    if not output.startswith("new_"):
-                        continue
-                    source = node.inputs[names.index(output.removeprefix("new_"))]
-                    reader = next((n for n in self.forward if source is not None and n.id == source.node), None)
-                    if reader is None or reader.op != "param":
-                        continue
-                    storage = reader.attrs["storage"]
-                    if self.graph.storage[storage].kind == "statistic":
-                        nodes.append(Node(f"update({storage})<{node.id}", "update", (Value(node.id, port),), {"storage": storage}, (), node.origin))
-
     # -- the result
     def _finish(self, losses: tuple[tuple[str, ...], ...]) -> Graph:
         graph, main = self.graph, self.graph.body
-        last: dict[str, int] = {}
-        for number, nodes in enumerate(self.emitted):
-            for node in nodes:
-                if node.op == "accumulate":
-                    last[node.attrs["storage"]] = number
-        readers = {Value(n.id): n.attrs["storage"] for n in self.forward if n.op == "param"}
-        for number, nodes in enumerate(self.emitted):
-            for node in nodes:
-                for value in node.inputs:
-                    name = readers.get(value) if value is not None else None
-                    if name in last:
-                        last[name] = max(last[name], number)
+        finished = add_updates(self.emitted, self.forward, graph, self.ops)
         ports = [node for node in self.forward if node.op == "port"]
         visits, every = [], list(ports)
         for number, nodes in enumerate(self.emitted):
             body = [node for node in nodes if node.op != "port"]
             every += body
-            finished = tuple(name for name, visit in last.items() if visit == number)
             names = losses[number] if number < len(losses) else ()
             tasks = tuple(dict.fromkeys(n for n in (graph.losses[name].owner for name in names) if n))
-            visits.append(Visit(" + ".join(names) or "forward", tuple(n.id for n in body), tasks, names, finished))
+            ids = tuple(n.id for n in body)
+            visits.append(Visit(" + ".join(names) or "forward", ids, tasks, names, finished[number]))
         region = Region(main.name, main.kind, main.inputs, main.outputs, tuple(every), main.origin)
         read = {n.attrs["storage"] for n in every if n.op == "param"}
         storage = {name: row for name, row in graph.storage.items() if name in read}

@@ -192,7 +192,7 @@ def _accumulate(graph: Graph, node: Node) -> Iterator[str]:
 
 def _update(graph: Graph, node: Node) -> Iterator[str]:
     row = graph.storage.get(node.attrs["storage"])
-    if row is None or row.kind != "statistic":
+    if row is None or row.kind != ("statistic" if node.inputs else "param"):
         yield f"{node.id} updates {node.attrs['storage']}, which is {row.kind if row else 'nothing'}"
 
 

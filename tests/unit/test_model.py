@@ -196,7 +196,34 @@ def test_reserved_names_are_the_attributes_of_a_model(model):
 
 
 @pytest.mark.slow
-def test_inductor_agrees(model):
+def test_inductor_agrees_in_use_and_in_learning(model):
     compiled = r2d2c.compile(model.spec, backend="inductor")
-    x = torch.randn(5, 6)
-    torch.testing.assert_close(compiled(x=x)["logits"], model(x=x)["logits"])
+    for seed in range(2):
+        batch = batch_of(model, seed)
+        torch.testing.assert_close(compiled(x=batch["x"])["logits"], model(x=batch["x"])["logits"])
+        mine, theirs = model.learn(**batch), compiled.learn(**batch)
+        torch.testing.assert_close(theirs.losses, mine.losses)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(dict(compiled.named_parameters())[name].grad, parameter.grad)
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(dict(compiled.named_buffers())[name], buffer)
+
+
+def test_ranges_of_dims_are_held():
+    text = """
+r2d2c: 1
+dims: {depth: 1..8}
+inputs:
+  x: f32[B, depth, 4]
+tasks:
+  t:
+    behavior: h = mean(x, 1) |> linear(2)
+    distance: mean(h^2)
+outputs:
+  h: t.h
+"""
+    model = r2d2c.compile(r2d2c.loads(text))
+    assert model(x=torch.zeros(2, 8, 4))["h"].shape == (2, 2)
+    for run in (model, model.learn, model.losses):
+        with pytest.raises(ValueError, match=r"`x` has depth=9, the spec says 1..8"):
+            run(x=torch.zeros(2, 9, 4))

@@ -12,10 +12,12 @@ from torch import nn
 import r2d2c
 from r2d2c import CompileError, compile, loads
 from r2d2c.credit.record import CreditRule, Edge
-from r2d2c.graph import Value
+from r2d2c.graph import Init, Loss, Value
 from r2d2c.ops.module_op import module_op
 from r2d2c.ops.record import Arg, Op
 from r2d2c.prove import prove
+from r2d2c.sampling import random_batch
+from r2d2c.types import TensorType
 
 SWISH = Op("swishy", "x · sigmoid(βx).", (Arg("x"), Arg("beta", "float", 1.0)), lambda s, a: a.x, lambda b, a: b(
     "torch.mul", a.x, b("torch.sigmoid", b("torch.mul", a.x, a.beta))
@@ -311,3 +313,65 @@ def test_a_modules_parameters_may_not_depend_on_its_arguments() -> None:
     )
     with pytest.raises(CompileError, match=r"`Deep\(depth=2\)` has other parameters than the sample"):
         loads(spec("a = linear(x, 4)", "h = deep(a, 2)"), plugins=[deep])
+
+
+def guess(edge):
+    """A rule with a trained matrix, a fixed vector and a loss of its own."""
+    h = edge.stop(edge.value)
+    width = edge.type(edge.value).dims[-1]
+    w = edge.storage("back.weight", TensorType("f32", (width, width)), Init("orthogonal"), "param")
+    b = edge.storage("back.fixed", TensorType("f32", (width,)), Init("normal"), "frozen")
+    found = edge.node("linear", h, w, b, name="guess", out=width)
+    edge.loss(Loss(f"{edge.link.source_task}.guess", edge.node("mse", found, edge.stop(h)), 0.5))
+    return edge.node("add", h, edge.stop(found))
+
+
+def test_a_rule_may_have_storage_and_a_loss_of_its_own():
+    rule = CreditRule("guess", "doc", "0", guess, keeps_distance=True)
+    text = """
+r2d2c: 1
+inputs:
+  x: f32[B, 4]
+tasks:
+  a:
+    behavior: h = linear(x, 3) |> tanh
+    distance: mean(h^2)
+  b:
+    behavior: y = linear(a.h, 2)
+    distance: mean(y^2)
+links:
+  a.h -> b: {credit: guess}
+outputs:
+  y: b.y
+"""
+    model = r2d2c.compile(r2d2c.loads(text, plugins=[rule]))
+    assert "a.back.weight" in dict(model.named_parameters())
+    assert "a.back.fixed" in dict(model.named_buffers())
+    step = model.learn(**random_batch(model.graph))
+    assert set(step.losses) == {"a", "b", "a.guess"}
+    teachers = {n: {loss for loss, row in model.wiring().items() if row[n]} for n, _ in model.named_parameters()}
+    assert teachers["a.back.weight"] == {"a.guess"} and teachers["a.h.linear.weight"] == {"a"}
+    assert prove(model).ok
+
+
+def test_emitted_python_refuses_the_code_of_a_plugin():
+    from r2d2c.emit import emit_python
+
+    class Doubled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    text = """
+r2d2c: 1
+inputs:
+  x: f32[B, 4]
+tasks:
+  a:
+    behavior: h = x |> doubled |> linear(3)
+    distance: mean(h^2)
+outputs:
+  h: a.h
+"""
+    model = r2d2c.compile(r2d2c.loads(text, plugins=[module_op("doubled", Doubled, shape=lambda s, a: a.x)]))
+    with pytest.raises(CompileError, match="E613.*`doubled` runs code of a plug-in"):
+        emit_python(model)
