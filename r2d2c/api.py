@@ -31,7 +31,9 @@ def load(
     path = Path(path)
     found = collect(plugins)
     source = driver.read(path)
-    return driver.check_source(source, folder=path.parent, settings=settings, ops=found.ops, rules=found.rules, seed=seed)
+    return driver.check_source(
+        source, folder=path.parent, settings=settings, ops=found.ops, rules=found.rules, seed=seed
+    )
 
 
 def loads(

@@ -40,10 +40,20 @@ class Checked:
     def __reduce__(self) -> tuple[object, ...]:
         # Records hold functions, which do not pickle: a copy in another process checks the text again.
         source, extra = self.spec.source, self.ops.extra
-        return _check_again, (source.name, source.text, self.folder, self.settings, extra, self.rules, self.graph.seed)
+        return _check_again, (
+            source.name,
+            source.text,
+            self.folder,
+            self.settings,
+            extra,
+            self.rules,
+            self.graph.seed,
+        )
 
 
-def parse(source: Source, sink: Sink, folder: Path | None = None, settings: Sequence[str] = ()) -> Spec | None:
+def parse(
+    source: Source, sink: Sink, folder: Path | None = None, settings: Sequence[str] = ()
+) -> Spec | None:
     """Text to syntax. Mistakes are in the sink."""
     from r2d2c.syntax.sections import validate
     from r2d2c.syntax.spec import parse_spec

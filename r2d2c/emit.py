@@ -98,7 +98,9 @@ def emit_python(model: Model) -> str:
     spec, graph = model.spec, model._training_graph
     ops = spec.ops
     inference = lower_inference(model._inference_graph, ops)
-    losses = lower_forward(graph, ops, [(name, loss.value) for name, loss in graph.losses.items()], training=False)
+    losses = lower_forward(
+        graph, ops, [(name, loss.value) for name, loss in graph.losses.items()], training=False
+    )
     training = TrainingLowering(graph, ops).whole()
     output_names = [port.name for port in graph.body.outputs]
     loss_names = list(graph.losses)
@@ -165,7 +167,11 @@ def _refuse_foreign(name: str, *graphs: fx.Graph) -> None:
                 made = node.meta.get("r2d2c")
                 op = made[0].op if made is not None else str(node.target)
                 span = made[0].origin if made is not None else None
-                sink.report("E613", span, f"`{op}` runs code of a plug-in, which a file that needs only torch cannot hold")
+                sink.report(
+                    "E613",
+                    span,
+                    f"`{op}` runs code of a plug-in, which a file that needs only torch cannot hold",
+                )
     sink.stop_on_errors()
 
 
@@ -191,9 +197,7 @@ def _parameter(row: Storage, seed: int) -> str:
     draw, shape = draw_of(row), shape_of(row)
     dtype = "" if row.type.dtype == "f32" else f", {_dtype(row.type.dtype)}"
     kind = "" if row.kind == "param" else f', "{row.kind}"'
-    return (
-        f'put(self, "{row.name}", make({shape}, "{draw.kind}", {draw.value!r}, {seed_of(seed, row.name)}{dtype}){kind})'
-    )
+    return f'put(self, "{row.name}", make({shape}, "{draw.kind}", {draw.value!r}, {seed_of(seed, row.name)}{dtype}){kind})'
 
 
 def _dtype(name: str) -> str:
@@ -220,12 +224,16 @@ def _method(
     lines += [signature, f'    """{doc}"""', *(f"    {line}" for line in prelude or [])]
     result = next(node for node in graph.nodes if node.op == "output").args[0]
     reads = {node.name: f"self.{node.target}" for node in graph.nodes if node.op == "get_attr"}
-    word = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, sorted(reads, key=len, reverse=True))) + r")(?!\w)")
+    word = re.compile(
+        r"(?<![\w.])(" + "|".join(map(re.escape, sorted(reads, key=len, reverse=True))) + r")(?!\w)"
+    )
     shown = ""
     for line in graph.python_code("self").src.splitlines():
         if not line.startswith("    ") or not line.strip():
             continue
-        line = _BUILTIN.sub(_public, _DELETIONS.sub("", line)).replace("r2d2c_lower_graphs_accumulate", "accumulate")
+        line = _BUILTIN.sub(_public, _DELETIONS.sub("", line)).replace(
+            "r2d2c_lower_graphs_accumulate", "accumulate"
+        )
         variable = line.strip().partition(" = ")[0]
         if variable in reads:
             continue

@@ -77,7 +77,11 @@ class _Inference:
         self._check_losses()
         self._check_feeds()
         resolve = self.unifier.resolve_type
-        types = {value: resolve(type_) for value, type_ in self.types.items()} if self.unifier.bound else self.types
+        types = (
+            {value: resolve(type_) for value, type_ in self.types.items()}
+            if self.unifier.bound
+            else self.types
+        )
         storage = {
             name: replace(row, type=resolve(row.type)) if row.type is not None and self.unifier.bound else row
             for name, row in self.storage.items()
@@ -151,7 +155,9 @@ class _Inference:
             before = self.types.get(port.value)
             if again and before is not None and not self._same(before, type_):
                 self.sink.report(
-                    "E305", node.origin, f"`{callee.name}` is shared: it takes {before} as `{port.name}`, here it gets {type_}"
+                    "E305",
+                    node.origin,
+                    f"`{callee.name}` is shared: it takes {before} as `{port.name}`, here it gets {type_}",
                 )
             self.types.setdefault(port.value, type_)
             if given is not None:
@@ -171,7 +177,9 @@ class _Inference:
 
     def _same(self, left: TensorType, right: TensorType) -> bool:
         unify = self.unifier.unify
-        return left.dtype == right.dtype and left.rank == right.rank and all(map(unify, left.dims, right.dims))
+        return (
+            left.dtype == right.dtype and left.rank == right.rank and all(map(unify, left.dims, right.dims))
+        )
 
     def _bound(self, value: Value, limit: DimLike, origin: Span | None) -> None:
         before = self.bounds.setdefault(value, limit)
@@ -179,7 +187,9 @@ class _Inference:
             self.bounds[value] = min(before, limit)
             if abs(before - limit) > 0:
                 self.sink.report(
-                    "W306", origin, f"the same integers are used as one of {limit} here and one of {before} elsewhere"
+                    "W306",
+                    origin,
+                    f"the same integers are used as one of {limit} here and one of {before} elsewhere",
                 )
 
     def _op(self, node: Node) -> None:
@@ -216,7 +226,14 @@ class _Inference:
         assert op.params is not None
         specs = op.params(self.shapes, space)
         names = self.signatures[node.op].names
-        dtype = next((t.dtype for t in vars(space).values() if isinstance(t, TensorType) and t.floating and not t.weak), "f32")
+        dtype = next(
+            (
+                t.dtype
+                for t in vars(space).values()
+                if isinstance(t, TensorType) and t.floating and not t.weak
+            ),
+            "f32",
+        )
         for name, value in zip(names, node.inputs, strict=False):
             if value is None or name not in specs:
                 continue
@@ -253,7 +270,12 @@ class _Inference:
                 continue
             type_ = self.types.get(value)
             maker = self._maker(value)
-            if maker is not None and maker.origin is not None and type_ is not None and maker.op != "constant":
+            if (
+                maker is not None
+                and maker.origin is not None
+                and type_ is not None
+                and maker.op != "constant"
+            ):
                 also.append((maker.origin, f"`{argument}` is {self.unifier.resolve_type(type_)}"))
         for use in reversed(self.uses):
             if "block" in use.attrs:
@@ -273,14 +295,23 @@ class _Inference:
             if type_ is None:
                 continue
             if type_.rank:
-                self.sink.report("E302", loss.origin, f"the loss `{loss.name}` is {type_}, and must be a scalar", fix="take its `mean`")
+                self.sink.report(
+                    "E302",
+                    loss.origin,
+                    f"the loss `{loss.name}` is {type_}, and must be a scalar",
+                    fix="take its `mean`",
+                )
             elif not type_.floating:
-                self.sink.report("E302", loss.origin, f"the loss `{loss.name}` is {type_}, and must be a floating number")
+                self.sink.report(
+                    "E302", loss.origin, f"the loss `{loss.name}` is {type_}, and must be a floating number"
+                )
         for task in self.graph.tasks.values():
             if task.teach is not None:
                 type_ = self.types.get(self.graph.regions[task.teach].outputs[0].value)
                 if type_ is not None and type_.rank:
-                    self.sink.report("E302", task.origin, f"`teach` of `{task.name}` is {type_}, and must be a scalar")
+                    self.sink.report(
+                        "E302", task.origin, f"`teach` of `{task.name}` is {type_}, and must be a scalar"
+                    )
 
     def _check_feeds(self) -> None:
         for link in self.graph.links:

@@ -167,7 +167,9 @@ class Model(torch.nn.Module):
             for dim, size in zip(graph.types[port.value].dims, getattr(value, "shape", ()), strict=False):
                 low, high = graph.ranges.get(str(dim), (size, size))
                 if not low <= size <= high:
-                    raise ValueError(f"{self._spec.name}: `{port.name}` has {dim}={size}, the spec says {low}..{high}")
+                    raise ValueError(
+                        f"{self._spec.name}: `{port.name}` has {dim}={size}, the spec says {low}..{high}"
+                    )
 
     def _explain(self, given: Mapping[str, Any], graph: Graph, error: Exception) -> None:
         """Raise what a user can act on, if the inputs are not what the spec says."""
@@ -215,8 +217,7 @@ class Model(torch.nn.Module):
 
     def visits(self, **batch: torch.Tensor) -> Iterator[VisitResult]:
         """A learning pass visit by visit, for updates in between: after each, its ``finished`` parameters may change."""
-        for result in self._run(batch, {}):
-            yield result
+        yield from self._run(batch, {})
 
     def _run(self, batch: Mapping[str, torch.Tensor], slots: dict[Value, Any]) -> Iterator[VisitResult]:
         graph = self._training_graph

@@ -137,7 +137,9 @@ def _randomise(model: Model, seed: int) -> None:
             parameter.normal_(0.0, 1.0 / width**0.5, generator=generator).add_(0.1)
 
 
-def _gradients(model: _Probed, batch: dict[str, torch.Tensor], turned: str | None) -> dict[str, torch.Tensor | None]:
+def _gradients(
+    model: _Probed, batch: dict[str, torch.Tensor], turned: str | None
+) -> dict[str, torch.Tensor | None]:
     buffers = dict(model.named_buffers())
     for name in model.scales:
         buffers[f"probe.{name}"].fill_(1.5 if name == turned else 1.0)

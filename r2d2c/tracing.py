@@ -61,7 +61,9 @@ def trace(model: Model, batch: Mapping[str, torch.Tensor], breakpoints: tuple[st
         if isinstance(total, torch.Tensor) and total.requires_grad:
             gradients = torch.autograd.grad(total, [found[name] for name in wanted], allow_unused=True)
             deltas = {name: g for name, g in zip(wanted, gradients, strict=True) if g is not None}
-    return Trace({n: v.detach() for n, v in found.items()}, deltas, {n: v.detach() for n, v in losses.items()})
+    return Trace(
+        {n: v.detach() for n, v in found.items()}, deltas, {n: v.detach() for n, v in losses.items()}
+    )
 
 
 def _name_of(names: Mapping[str, Value], value: Value) -> str:

@@ -7,7 +7,7 @@ and floor quotients, kept in one canonical form, so that equal dims compare equa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Union
+from typing import NamedTuple, TypeAlias
 
 FLOATS = ("f64", "f32", "bf16", "f16")
 INTEGERS = ("i64", "i32", "i16", "i8", "u8")
@@ -44,7 +44,7 @@ class Quotient(NamedTuple):
         return f"({self.numerator} {'%' if self.remainder else '//'} {self.denominator})"
 
 
-Atom = Union[str, Quotient]
+Atom: TypeAlias = str | Quotient
 Monomial = tuple[Atom, ...]
 
 
@@ -112,10 +112,14 @@ class Dim:
             body = "*".join(str(atom) for atom in atoms)
             text = str(abs(factor)) if not body else body if abs(factor) == 1 else f"{abs(factor)}*{body}"
             parts.append(("- " if factor < 0 else "+ ") + text)
-        return " ".join(parts).removeprefix("+ ").replace("- ", "-", 1) if parts[0][0] == "-" else " ".join(parts)[2:]
+        return (
+            " ".join(parts).removeprefix("+ ").replace("- ", "-", 1)
+            if parts[0][0] == "-"
+            else " ".join(parts)[2:]
+        )
 
 
-DimLike = Union[int, Dim]
+DimLike: TypeAlias = int | Dim
 
 
 def _terms(value: DimLike) -> tuple[tuple[Monomial, int], ...]:
@@ -234,7 +238,9 @@ class Unifier:
             product: DimLike = factor
             for atom in atoms:
                 if isinstance(atom, str):
-                    product = product * (self.resolve(self.bound[atom]) if atom in self.bound else symbol(atom))
+                    product = product * (
+                        self.resolve(self.bound[atom]) if atom in self.bound else symbol(atom)
+                    )
                 else:
                     top, bottom = self.resolve(atom.numerator), self.resolve(atom.denominator)
                     product = product * (top % bottom if atom.remainder else top // bottom)

@@ -11,14 +11,17 @@ from r2d2c.passes.reach import Cone, Reach
 Matrix = dict[str, dict[str, str | None]]
 
 
-def wiring(training: Graph, ops: Mapping[str, Op], losses: Mapping[str, object], storage: Mapping[str, object]) -> Matrix:
+def wiring(
+    training: Graph, ops: Mapping[str, Op], losses: Mapping[str, object], storage: Mapping[str, object]
+) -> Matrix:
     """``{loss: {parameter: "gradient" | "rule:NAME" | "plastic" | None}}``.
 
     ``losses`` and ``storage`` are those of the whole model: a loss that trains nothing has only None.
     """
     teachers = Teachers(training, ops).by_parameter()
     return {
-        loss: {name: ("gradient" if loss in teachers.get(name, ()) else None) for name in storage} for loss in losses
+        loss: {name: ("gradient" if loss in teachers.get(name, ()) else None) for name in storage}
+        for loss in losses
     }
 
 

@@ -42,7 +42,9 @@ class Edge(Protocol):
     def stop(self, value: Value) -> Value:
         """The value as a constant."""
 
-    def storage(self, name: str, type_: TensorType, init: Init, kind: Literal["param", "frozen", "statistic"]) -> Value:
+    def storage(
+        self, name: str, type_: TensorType, init: Init, kind: Literal["param", "frozen", "statistic"]
+    ) -> Value:
         """Add storage that belongs to this edge and read it."""
 
     def loss(self, loss: Loss) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from r2d2c.diagnostics.entry import Entry
 from r2d2c.diagnostics.codes_data import DATA
 from r2d2c.diagnostics.codes_export import EXPORT
 from r2d2c.diagnostics.codes_file import FILE
@@ -10,6 +9,7 @@ from r2d2c.diagnostics.codes_names import NAMES
 from r2d2c.diagnostics.codes_shapes import SHAPES
 from r2d2c.diagnostics.codes_syntax import SYNTAX
 from r2d2c.diagnostics.codes_tasks import TASKS
+from r2d2c.diagnostics.entry import Entry
 
 CATALOG: dict[str, Entry] = {
     entry.code: entry for table in (FILE, SYNTAX, NAMES, SHAPES, TASKS, DATA, EXPORT) for entry in table

@@ -113,9 +113,7 @@ class Sink:
             fix = Fix(fix)
         if fix is not None and fix.span is None and fix.replacement is not None:
             fix = replace(fix, span=span)
-        self.diagnostics.append(
-            Diagnostic(code, severity, message, tuple(labels), tuple(notes), fix)
-        )
+        self.diagnostics.append(Diagnostic(code, severity, message, tuple(labels), tuple(notes), fix))
 
     @property
     def failed(self) -> bool:

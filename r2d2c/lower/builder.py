@@ -55,7 +55,9 @@ class FxBuilder:
     default: what f32 stands for, in a model converted by ``.double()`` or ``.bfloat16()``.
     """
 
-    def __init__(self, graph: Graph, signatures: Signatures, training: bool, default: torch.dtype | None = None) -> None:
+    def __init__(
+        self, graph: Graph, signatures: Signatures, training: bool, default: torch.dtype | None = None
+    ) -> None:
         self.graph, self.signatures, self.training = graph, signatures, training
         self.default = default or torch.float32
         self.fx = fx.Graph()
@@ -109,7 +111,9 @@ class FxBuilder:
     def out(self) -> tuple[TensorType, ...]:
         assert self._node is not None
         types = self.graph.types
-        return tuple(types[v] for p in range(len(self._node.outputs)) if (v := Value(self._node.id, p)) in types)
+        return tuple(
+            types[v] for p in range(len(self._node.outputs)) if (v := Value(self._node.id, p)) in types
+        )
 
     def dtype(self, name: str) -> torch.dtype:
         return self.default if name == "f32" else TORCH_DTYPES[name]
@@ -214,7 +218,14 @@ class FxBuilder:
         place = node.id
         base, dot, last = place.rpartition(".")
         # The op that gives a statement its value is named after the statement.
-        self._name = identifier(base if dot and node.outputs and node.outputs[0] != last.split("_")[0] and base.endswith(node.outputs[0]) else place)
+        self._name = identifier(
+            base
+            if dot
+            and node.outputs
+            and node.outputs[0] != last.split("_")[0]
+            and base.endswith(node.outputs[0])
+            else place
+        )
         self._trace = trace_of(node.origin, place)
 
     def _lower(self, node: Node) -> None:

@@ -98,7 +98,9 @@ class TrainingLowering:
                 for value in node.inputs[first : first + node.attrs["wrt"]]:
                     if value is not None:
                         self.taken[value] = self.taken.get(value, 0) + 1
-        self.results = [port.value for port in graph.body.outputs] + [l.value for l in graph.losses.values()]
+        self.results = [port.value for port in graph.body.outputs] + [
+            loss.value for loss in graph.losses.values()
+        ]
 
     def visits(self) -> list[LoweredVisit]:
         """Every visit as a graph of its own."""
@@ -206,17 +208,22 @@ class TrainingLowering:
         wrt = [b.env[v] for v in node.inputs[count : count + attrs["wrt"]] if v is not None]
         given = [b.env[v] for v in node.inputs[count + attrs["wrt"] :] if v is not None]
         cotangents = given or [
-            None if w == 1.0 else b("torch.full_like", out, w) for out, w in zip(outputs, attrs["weights"], strict=True)
+            None if w == 1.0 else b("torch.full_like", out, w)
+            for out, w in zip(outputs, attrs["weights"], strict=True)
         ]
         params = [b.parameter(name) for name in attrs["params"]]
         keep = {"retain_graph": True} if attrs["retain"] else {}
         plain = all(c is None for c in cotangents)
         if self._pure(node):
-            grads = b.python(torch.autograd.grad, outputs, [*params, *wrt], None if plain else cotangents, **keep)
+            grads = b.python(
+                torch.autograd.grad, outputs, [*params, *wrt], None if plain else cotangents, **keep
+            )
             for port in range(len(params) + len(wrt)):
                 b.env[Value(node.id, port)] = b.item(grads, port)
             return
-        b.python(torch.autograd.backward, outputs, None if plain else cotangents, inputs=[*params, *wrt], **keep)
+        b.python(
+            torch.autograd.backward, outputs, None if plain else cotangents, inputs=[*params, *wrt], **keep
+        )
         for port in range(len(params)):
             b.env[Value(node.id, port)] = None
         for port, leaf in enumerate(wrt):

@@ -24,7 +24,13 @@ def _fans(row: Storage, shape: tuple[int, ...]) -> tuple[int, int]:
     if row.fans is not None:
         return row.fans
     receptive = math.prod(shape[2:])
-    return (shape[1] * receptive, shape[0] * receptive) if len(shape) > 1 else (shape[0], shape[0]) if shape else (1, 1)
+    return (
+        (shape[1] * receptive, shape[0] * receptive)
+        if len(shape) > 1
+        else (shape[0], shape[0])
+        if shape
+        else (1, 1)
+    )
 
 
 @dataclass(frozen=True, slots=True)

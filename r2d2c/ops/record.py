@@ -48,7 +48,9 @@ Namespace = SimpleNamespace
 class ShapeError(Exception):
     """The types of the arguments do not fit. ``argument`` names the one to mark, ``other`` a second one."""
 
-    def __init__(self, message: str, argument: str | None = None, other: str | None = None, fix: str | None = None) -> None:
+    def __init__(
+        self, message: str, argument: str | None = None, other: str | None = None, fix: str | None = None
+    ) -> None:
         self.argument, self.other, self.fix = argument, other, fix
         super().__init__(message)
 

@@ -76,4 +76,8 @@ def expect_rank(type_: TensorType, rank: int, argument: str, what: str) -> None:
 
 def expect_floating(type_: TensorType, argument: str) -> None:
     if not type_.floating:
-        raise ShapeError(f"`{argument}` is {type_}, and must be of a floating dtype", argument, fix="convert it: `cast(…, f32)`")
+        raise ShapeError(
+            f"`{argument}` is {type_}, and must be of a floating dtype",
+            argument,
+            fix="convert it: `cast(…, f32)`",
+        )

@@ -43,7 +43,9 @@ class Representative:
 class Backward:
     """The pass."""
 
-    def __init__(self, graph: Graph, ops: Mapping[str, Op], teach: Mapping[str, Region], merge: bool = True) -> None:
+    def __init__(
+        self, graph: Graph, ops: Mapping[str, Op], teach: Mapping[str, Region], merge: bool = True
+    ) -> None:
         self.graph, self.ops, self.teach, self.merge = graph, ops, teach, merge
         self.types: dict[Value, TensorType] = dict(graph.types)
         self.rank = {name: number for number, name in enumerate(graph.storage)}
@@ -56,8 +58,14 @@ class Backward:
         graph = self.graph
         reach = Reach(graph, self.ops)
         self.cones = {name: reach.cone([loss.value]) for name, loss in graph.losses.items()}
-        self.representatives = [self._representative(node, reach) for node in self.forward if node.op == "leaf"]
-        nonlinear = [[*r.reached, *mentioned(self.teach[r.task])] for r in self.representatives if r.coefficients is None]
+        self.representatives = [
+            self._representative(node, reach) for node in self.forward if node.op == "leaf"
+        ]
+        nonlinear = [
+            [*r.reached, *mentioned(self.teach[r.task])]
+            for r in self.representatives
+            if r.coefficients is None
+        ]
         together = [list(dict.fromkeys(n for n in names if n in self.cones)) for names in nonlinear]
         plan = schedule(graph, self.cones, together)
         self.place = plan.place
@@ -126,7 +134,16 @@ class Backward:
         return found
 
     # -- emitting
-    def _add(self, visit: int, id_: str, op: str, inputs: tuple[Value, ...], attrs: dict[str, object], outputs: tuple[str, ...], types: list[TensorType]) -> list[Value]:
+    def _add(
+        self,
+        visit: int,
+        id_: str,
+        op: str,
+        inputs: tuple[Value, ...],
+        attrs: dict[str, object],
+        outputs: tuple[str, ...],
+        types: list[TensorType],
+    ) -> list[Value]:
         origin = self._origins[id_] = self._origin(inputs)
         self.emitted[visit].append(Node(id_, op, inputs, attrs, outputs, origin))
         values = [Value(id_, port) for port in range(len(outputs))]
@@ -139,11 +156,26 @@ class Backward:
             return None
         return self._origins.get(inputs[0].node)
 
-    def _vjp(self, visit: int, id_: str, outputs: list[Value], cotangents: list[Value] | list[float], params: list[str], wrt: list[Value], retain: bool) -> None:
+    def _vjp(
+        self,
+        visit: int,
+        id_: str,
+        outputs: list[Value],
+        cotangents: list[Value] | list[float],
+        params: list[str],
+        wrt: list[Value],
+        retain: bool,
+    ) -> None:
         """A `vjp` node; its gradients of ``params`` are accumulated, those of ``wrt`` returned."""
         weights = tuple(c for c in cotangents if isinstance(c, float))
         values = [c for c in cotangents if isinstance(c, Value)]
-        attrs: dict[str, object] = {"outputs": len(outputs), "wrt": len(wrt), "params": tuple(params), "weights": weights, "retain": retain}
+        attrs: dict[str, object] = {
+            "outputs": len(outputs),
+            "wrt": len(wrt),
+            "params": tuple(params),
+            "weights": weights,
+            "retain": retain,
+        }
         types = []
         for name in params:
             type_ = self.graph.storage[name].type
@@ -154,7 +186,9 @@ class Backward:
         made = self._add(visit, id_, "vjp", (*outputs, *wrt, *values), attrs, names, types)
         for name, gradient in zip(params, made, strict=False):
             origin = self.graph.storage[name].origin
-            self.emitted[visit].append(Node(f"accumulate({name})<{id_}", "accumulate", (gradient,), {"storage": name}, (), origin))
+            self.emitted[visit].append(
+                Node(f"accumulate({name})<{id_}", "accumulate", (gradient,), {"storage": name}, (), origin)
+            )
         for value, gradient in zip(wrt, made[len(params) :], strict=True):
             self.parts.setdefault(value, []).append(gradient)
 
@@ -172,7 +206,11 @@ class Backward:
             here = [name for name in live if name in r.reached]
             if not here or not r.cone.params:
                 continue
-            if r.coefficients is not None and all(r.coefficients.get(name) == 1.0 for name in here) and self.merge:
+            if (
+                r.coefficients is not None
+                and all(r.coefficients.get(name) == 1.0 for name in here)
+                and self.merge
+            ):
                 joined.append(r)
                 continue
             dynamic = self._dynamic_coefficients(visit, r) if r.coefficients is None else {}
@@ -187,18 +225,42 @@ class Backward:
                     cotangents = [r.coefficients[name] * weight]
                 else:
                     continue
-                self._vjp(visit, f"vjp({name} wrt {r.leaf.node})", [value], cotangents, [], [self._leaf_in(r, visit)], True)
+                self._vjp(
+                    visit,
+                    f"vjp({name} wrt {r.leaf.node})",
+                    [value],
+                    cotangents,
+                    [],
+                    [self._leaf_in(r, visit)],
+                    True,
+                )
         if self.merge:
             params = self._sorted(set().union(*(self.cones[name].params for name in live)))
             wrt = [self._leaf_in(r, visit) for r in joined]
             if params or wrt:
                 values = [graph.losses[name].value for name in live]
-                self._vjp(visit, f"vjp({' + '.join(live)})", values, [graph.losses[n].weight for n in live], params, wrt, False)
+                self._vjp(
+                    visit,
+                    f"vjp({' + '.join(live)})",
+                    values,
+                    [graph.losses[n].weight for n in live],
+                    params,
+                    wrt,
+                    False,
+                )
             return
         for name in live:
             params = self._sorted(self.cones[name].params)
             if params:
-                self._vjp(visit, f"vjp({name})", [graph.losses[name].value], [graph.losses[name].weight], params, [], True)
+                self._vjp(
+                    visit,
+                    f"vjp({name})",
+                    [graph.losses[name].value],
+                    [graph.losses[name].weight],
+                    params,
+                    [],
+                    True,
+                )
 
     def _dynamic_coefficients(self, visit: int, r: Representative) -> dict[str, Value]:
         """w_j ∂d/∂l_j with l_j = w_j L_j, as values, for a `teach` that is not linear."""
@@ -212,13 +274,31 @@ class Backward:
                 type_ = self.types[loss.value]
                 source = loss.value
                 if loss.weight != 1.0:
-                    (number,) = self._add(visit, f"{id_}.weight", "constant", (), {"value": loss.weight}, ("weight",), [TensorType("float")])
-                    (source,) = self._add(visit, f"{id_}.weighted", "mul", (loss.value, number), {}, ("weighted",), [type_])
+                    (number,) = self._add(
+                        visit,
+                        f"{id_}.weight",
+                        "constant",
+                        (),
+                        {"value": loss.weight},
+                        ("weight",),
+                        [TensorType("float")],
+                    )
+                    (source,) = self._add(
+                        visit, f"{id_}.weighted", "mul", (loss.value, number), {}, ("weighted",), [type_]
+                    )
                 (leaf,) = self._add(visit, f"{id_}.leaf", "leaf", (source,), {}, (f"{loss.name}",), [type_])
                 mapping[value] = leaves[loss.name] = leaf
             else:
                 inputs = tuple(mapping[v] for v in node.inputs if v is not None)
-                made = self._add(visit, id_, node.op, inputs, dict(node.attrs), node.outputs, [self.types[Value(node.id, p)] for p in range(len(node.outputs))])
+                made = self._add(
+                    visit,
+                    id_,
+                    node.op,
+                    inputs,
+                    dict(node.attrs),
+                    node.outputs,
+                    [self.types[Value(node.id, p)] for p in range(len(node.outputs))],
+                )
                 mapping.update({Value(node.id, p): v for p, v in enumerate(made)})
         total = mapping[region.outputs[0].value]
         names = [name for name in leaves if name in r.reached]
@@ -229,8 +309,18 @@ class Backward:
             (part,) = self.parts.pop(leaves[name])
             weight = self.graph.losses[name].weight
             if weight != 1.0:
-                (number,) = self._add(visit, f"{vjp}.{name}.weight", "constant", (), {"value": weight}, ("weight",), [TensorType("float")])
-                (part,) = self._add(visit, f"{vjp}.{name}", "mul", (part, number), {}, ("c",), [self.types[part]])
+                (number,) = self._add(
+                    visit,
+                    f"{vjp}.{name}.weight",
+                    "constant",
+                    (),
+                    {"value": weight},
+                    ("weight",),
+                    [TensorType("float")],
+                )
+                (part,) = self._add(
+                    visit, f"{vjp}.{name}", "mul", (part, number), {}, ("c",), [self.types[part]]
+                )
             result[name] = part
         return result
 
@@ -243,18 +333,46 @@ class Backward:
                 continue
             total = parts[0]
             for number, part in enumerate(parts[1:]):
-                (total,) = self._add(visit, f"G({r.leaf.node})_{number}", "add", (total, part), {}, ("G",), [self.types[r.leaf]])
+                (total,) = self._add(
+                    visit,
+                    f"G({r.leaf.node})_{number}",
+                    "add",
+                    (total, part),
+                    {},
+                    ("G",),
+                    [self.types[r.leaf]],
+                )
             outputs.append(r.value)
             cotangents.append(total)
             params |= r.cone.params
             if not self.merge:
-                self._vjp(visit, f"vjp({r.value.node})_{r.leaf.node}", [r.value], [total], self._sorted(r.cone.params), [], True)
+                self._vjp(
+                    visit,
+                    f"vjp({r.value.node})_{r.leaf.node}",
+                    [r.value],
+                    [total],
+                    self._sorted(r.cone.params),
+                    [],
+                    True,
+                )
         if outputs and self.merge:
-            later = [r for r in self.representatives if r not in ready and r.cone.nodes & set().union(*(q.cone.nodes for q in ready))]
+            later = [
+                r
+                for r in self.representatives
+                if r not in ready and r.cone.nodes & set().union(*(q.cone.nodes for q in ready))
+            ]
             # Retained only where another representative still has to go back through the same nodes.
             shared = any(not self._only_params(r, ready) for r in later)
             name = " + ".join(sorted({r.task for r in ready}))
-            self._vjp(visit, f"vjp({name}.representative)_{visit}", outputs, cotangents, self._sorted(params), [], shared)
+            self._vjp(
+                visit,
+                f"vjp({name}.representative)_{visit}",
+                outputs,
+                cotangents,
+                self._sorted(params),
+                [],
+                shared,
+            )
 
     def _only_params(self, r: Representative, ready: list[Representative]) -> bool:
         nodes = {node.id: node.op for node in self.forward}
@@ -277,4 +395,6 @@ class Backward:
         region = Region(main.name, main.kind, main.inputs, main.outputs, tuple(every), main.origin)
         read = {n.attrs["storage"] for n in every if n.op == "param"}
         storage = {name: row for name, row in graph.storage.items() if name in read}
-        return graph.with_(regions={main.name: region}, types=self.types, visits=tuple(visits), storage=storage)
+        return graph.with_(
+            regions={main.name: region}, types=self.types, visits=tuple(visits), storage=storage
+        )

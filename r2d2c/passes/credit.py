@@ -77,7 +77,9 @@ class _Edge:
     def stop(self, value: Value) -> Value:
         return self.pass_.stop(value)
 
-    def storage(self, name: str, type_: TensorType, init: Init, kind: Literal["param", "frozen", "statistic"]) -> Value:
+    def storage(
+        self, name: str, type_: TensorType, init: Init, kind: Literal["param", "frozen", "statistic"]
+    ) -> Value:
         full = f"{self.link.source_task}.{name}"
         self.pass_.storage[full] = Storage(full, kind, init, self.link.target, type_, origin=self.link.origin)
         return self.pass_.add(f"%{full}", "param", (), {"storage": full}, self.link)
@@ -104,7 +106,9 @@ class AttachCredit:
         self.stops: dict[Value, Value] = {}
 
     # -- adding nodes
-    def add(self, id_: str, op: str, inputs: tuple[Value, ...], attrs: Mapping[str, Any], link: Link | None) -> Value:
+    def add(
+        self, id_: str, op: str, inputs: tuple[Value, ...], attrs: Mapping[str, Any], link: Link | None
+    ) -> Value:
         name, number = id_, 2
         while name in self.done or name in self.taken:
             name, number = f"{id_}_{number}", number + 1
@@ -199,7 +203,9 @@ class AttachCredit:
                 stack.extend(reversed(needed))
                 continue
             stack.pop()
-            inputs = tuple(self._input(node, position, value, links) for position, value in enumerate(node.inputs))
+            inputs = tuple(
+                self._input(node, position, value, links) for position, value in enumerate(node.inputs)
+            )
             self.done.add(id_)
             self.nodes.append(replace(node, inputs=inputs))
 
@@ -215,7 +221,9 @@ class AttachCredit:
                 found[-1] = link.feed
         return found
 
-    def _input(self, node: Node, position: int, value: Value | None, links: Mapping[tuple[str, int], Link]) -> Value | None:
+    def _input(
+        self, node: Node, position: int, value: Value | None, links: Mapping[tuple[str, int], Link]
+    ) -> Value | None:
         if value is None:
             return None
         link = links.get((node.id, position))

@@ -38,7 +38,9 @@ class _Flattener:
             name: replace(loss, value=lookup(loss.value, loss.value)) for name, loss in graph.losses.items()
         }
         links = tuple(
-            replace(link, source=lookup(link.source, link.source), feed=link.feed and lookup(link.feed, link.feed))
+            replace(
+                link, source=lookup(link.source, link.source), feed=link.feed and lookup(link.feed, link.feed)
+            )
             for link in graph.links
         )
         region = Region(main.name, main.kind, main.inputs, outputs, tuple(self.nodes), main.origin)

@@ -40,7 +40,9 @@ class Reach:
             elif node.op in opaque:
                 carries[node.id] = False
             else:
-                carries[node.id] = any([v is not None and carries[v.node] and v in floating for v in node.inputs])
+                carries[node.id] = any(
+                    v is not None and carries[v.node] and v in floating for v in node.inputs
+                )
         self._carries = carries
 
     def needs_gradient(self, value: Value) -> bool:

@@ -24,7 +24,8 @@ def add_updates(
     for number, nodes in enumerate(visits):
         names = tuple(name for name, visit in last.items() if visit == number)
         nodes.extend(
-            Node(f"update({name})", "update", (), {"storage": name}, (), graph.storage[name].origin) for name in names
+            Node(f"update({name})", "update", (), {"storage": name}, (), graph.storage[name].origin)
+            for name in names
         )
         finished.append(names)
     return finished

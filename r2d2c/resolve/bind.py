@@ -12,7 +12,6 @@ from r2d2c.resolve.results import (
     FAILED,
     Failed,
     OpRef,
-    Path,
     Placed,
     Unknown,
     UnknownCall,
@@ -108,13 +107,19 @@ def _match(
     variadic = next((arg for arg in slots if arg.kind == "values"), None)
     if variadic is not None:
         rest = positional
-        if len(positional) == 1 and isinstance(positional[0].value, tuple) and not isinstance(positional[0].value, Value):
+        if (
+            len(positional) == 1
+            and isinstance(positional[0].value, tuple)
+            and not isinstance(positional[0].value, Value)
+        ):
             rest = [Placed(part, positional[0].span) for part in positional[0].value]
         given[variadic.name] = rest
     else:
         if len(positional) > len(slots):
             extra_span = positional[len(slots)].span
-            sink.report("E221", extra_span, f"`{op.name}` takes at most {plural(len(slots), 'argument')}", usage(op))
+            sink.report(
+                "E221", extra_span, f"`{op.name}` takes at most {plural(len(slots), 'argument')}", usage(op)
+            )
             return None
         for arg, value in zip(slots, positional, strict=False):
             given[arg.name] = value
@@ -129,7 +134,12 @@ def _match(
             sink.report("E222", value.span, "an argument without a name follows one with a name", usage(op))
             return None
         if name in given and name != collects:
-            sink.report("E223", evaluator.keyword_span(name, position), f"`{name}` is given twice to `{op.name}`", usage(op))
+            sink.report(
+                "E223",
+                evaluator.keyword_span(name, position),
+                f"`{name}` is given twice to `{op.name}`",
+                usage(op),
+            )
             return None
         if name in names and name != collects:
             given[name] = value
@@ -140,9 +150,13 @@ def _match(
         else:
             known = [*names, *(("name", "init", "frozen") if makes_storage else ())]
             message = f"`{op.name}` has no argument `{name}`"
-            sink.report("E224", evaluator.keyword_span(name, position), message, usage(op), fix=suggest(name, known))
+            sink.report(
+                "E224", evaluator.keyword_span(name, position), message, usage(op), fix=suggest(name, known)
+            )
             return None
-    missing = [a.name for a in slots if a.required and a.name not in given and a.kind not in ("param", "values")]
+    missing = [
+        a.name for a in slots if a.required and a.name not in given and a.kind not in ("param", "values")
+    ]
     if missing or (variadic is not None and not given[variadic.name]):
         what = ", ".join(f"`{m}`" for m in missing or ["a value"])
         sink.report("E225", evaluator.span(index), f"`{op.name}` needs {what}", usage(op))
@@ -157,12 +171,15 @@ def plural(count: int, what: str) -> str:
 def usage(op: Op) -> str:
     """``linear(x, out, weight=…, bias=…)``."""
     shown = [
-        f"*{a.name}" if a.kind == "values" else a.name if a.required and a.kind != "param" else f"{a.name}=…" for a in op.args
+        f"*{a.name}" if a.kind == "values" else a.name if a.required and a.kind != "param" else f"{a.name}=…"
+        for a in op.args
     ]
     return f"usage: {op.name}({', '.join(shown)})"
 
 
-def _universal(evaluator: Evaluator, op: Op, extra: dict[str, Placed]) -> tuple[Init | None, bool, str | None]:
+def _universal(
+    evaluator: Evaluator, op: Op, extra: dict[str, Placed]
+) -> tuple[Init | None, bool, str | None]:
     init: Init | None = None
     frozen, place = evaluator.region.frozen, None
     if "init" in extra:
@@ -196,7 +213,13 @@ def initialiser(evaluator: Evaluator, placed: Placed) -> Init | None:
         name, args = "constant", (value,)
     if name is None or name not in INITIALISERS:
         fix = suggest(name or "", INITIALISERS)
-        evaluator.sink.report("E228", placed.span, f"`{placed.span.text}` is not an initialiser", notes=[f"one of: {', '.join(INITIALISERS)}"], fix=fix)
+        evaluator.sink.report(
+            "E228",
+            placed.span,
+            f"`{placed.span.text}` is not an initialiser",
+            notes=[f"one of: {', '.join(INITIALISERS)}"],
+            fix=fix,
+        )
         return None
     if len(args) > max(1, INITIALISERS[name]) or not all(isinstance(a, (int, float)) for a in args):
         evaluator.sink.report("E228", placed.span, f"`{name}` takes one number at the most")
@@ -204,7 +227,9 @@ def initialiser(evaluator: Evaluator, placed: Placed) -> Init | None:
     return Init(name, tuple(float(a) for a in args))
 
 
-def _param(evaluator: Evaluator, op: Op, arg: Arg, given: Placed | None, id_: str, init: Init | None, frozen: bool) -> Any:
+def _param(
+    evaluator: Evaluator, op: Op, arg: Arg, given: Placed | None, id_: str, init: Init | None, frozen: bool
+) -> Any:
     region = evaluator.region
     if given is not None and given.value is not True:
         if given.value is False:
@@ -220,7 +245,12 @@ def _param(evaluator: Evaluator, op: Op, arg: Arg, given: Placed | None, id_: st
     first = init if init is not None and arg.name == "weight" else Init("default")
     if init is not None and arg.name == "bias":
         first = Init("zeros")
-    return region.make_storage(f"{id_}.{arg.name}", "frozen" if frozen else "param", first, evaluator.span(evaluator.root) if evaluator.root >= 0 else None)
+    return region.make_storage(
+        f"{id_}.{arg.name}",
+        "frozen" if frozen else "param",
+        first,
+        evaluator.span(evaluator.root) if evaluator.root >= 0 else None,
+    )
 
 
 def _is_none(placed: Placed) -> bool:
@@ -251,16 +281,26 @@ def convert(evaluator: Evaluator, op: Op, arg: Arg, placed: Placed) -> Any:
         if all(isinstance(p, allowed) and not isinstance(p, bool) for p in parts):
             return tuple(parts) if isinstance(value, tuple) or kind != "ints" else value
     if kind == "choice":
-        name = value.name if isinstance(value, (Unknown, OpRef)) else value if isinstance(value, str) else None
+        name = (
+            value.name if isinstance(value, (Unknown, OpRef)) else value if isinstance(value, str) else None
+        )
         if name in arg.choices:
             return name
         shown = ", ".join(arg.choices)
         fix = suggest(name or "", arg.choices)
-        evaluator.sink.report("E226", placed.span, f"`{arg.name}` of `{op.name}` cannot be `{placed.span.text}`", f"one of: {shown}", fix=fix)
+        evaluator.sink.report(
+            "E226",
+            placed.span,
+            f"`{arg.name}` of `{op.name}` cannot be `{placed.span.text}`",
+            f"one of: {shown}",
+            fix=fix,
+        )
         return _BAD
     if kind == "text" and isinstance(value, str):
         return value
-    if isinstance(value, (Unknown, UnknownCall)) and (kind in ("size", "sizes") or evaluator.nearest(value.name)):
+    if isinstance(value, (Unknown, UnknownCall)) and (
+        kind in ("size", "sizes") or evaluator.nearest(value.name)
+    ):
         evaluator.report_unknown(value.name, placed.span)
         return _BAD
     wanted = {
@@ -268,5 +308,7 @@ def convert(evaluator: Evaluator, op: Op, arg: Arg, placed: Placed) -> Any:
         "axes": "an axis or a tuple of axes", "float": "a number", "size": "a size", "sizes": "a size or a tuple of sizes",
         "text": "a text in quotes",
     }[kind]  # fmt: skip
-    evaluator.sink.report("E226", placed.span, f"`{arg.name}` of `{op.name}` is {wanted}, not {kind_of(value)}", usage(op))
+    evaluator.sink.report(
+        "E226", placed.span, f"`{arg.name}` of `{op.name}` is {wanted}, not {kind_of(value)}", usage(op)
+    )
     return _BAD

@@ -28,7 +28,12 @@ def call_block(evaluator: Evaluator, index: int, node: Expr, name: str) -> Any:
     active = evaluator.region.active_blocks
     if name in active or len(active) >= MAX_DEPTH:
         chain = " → ".join([*active[active.index(name) :], name]) if name in active else name
-        evaluator.sink.report("E230", evaluator.span(node.args[0]), f"the block `{name}` uses itself: {chain}", also=[(block.span, "defined here")])
+        evaluator.sink.report(
+            "E230",
+            evaluator.span(node.args[0]),
+            f"the block `{name}` uses itself: {chain}",
+            also=[(block.span, "defined here")],
+        )
         return FAILED
     bound = _bind(evaluator, index, node, name, block)
     if bound is None:
@@ -42,7 +47,9 @@ def call_block(evaluator: Evaluator, index: int, node: Expr, name: str) -> Any:
         return _instance(evaluator, index, name, block, arguments, place, place, active, frozen)
     first = block.signature.parameters[0][0] if block.signature.parameters else ""
     if not isinstance(arguments.get(first), Value):
-        evaluator.sink.report("E231", evaluator.span(index), f"`repeat` passes on a value, and `{name}` takes none first")
+        evaluator.sink.report(
+            "E231", evaluator.span(index), f"`repeat` passes on a value, and `{name}` takes none first"
+        )
         return FAILED
     result: Any = arguments[first]
     base = place
@@ -52,10 +59,16 @@ def call_block(evaluator: Evaluator, index: int, node: Expr, name: str) -> Any:
         if layer and step and not shared:
             evaluator.region.layers[call.rpartition(".")[2]] = call
         region = place if shared else call
-        result = _instance(evaluator, index, name, block, arguments | {first: result}, call, region, active, frozen)
+        result = _instance(
+            evaluator, index, name, block, arguments | {first: result}, call, region, active, frozen
+        )
         if not isinstance(result, Value):
             if not isinstance(result, Failed):
-                evaluator.sink.report("E231", evaluator.span(index), f"`repeat` passes on one value, and `{name}` gives {len(result)}")
+                evaluator.sink.report(
+                    "E231",
+                    evaluator.span(index),
+                    f"`repeat` passes on one value, and `{name}` gives {len(result)}",
+                )
             return FAILED
     return result
 
@@ -67,7 +80,13 @@ def _bind(
     usage = f"usage: {name}({', '.join(p if default < 0 else f'{p}=…' for p, default in parameters)})"
     positional = [evaluator.placed(i) for i in node.args[1:]]
     if len(positional) > len(parameters):
-        sink.report("E221", positional[len(parameters)].span, f"`{name}` takes {plural(len(parameters), 'argument')}", usage, also=[(block.span, "defined here")])
+        sink.report(
+            "E221",
+            positional[len(parameters)].span,
+            f"`{name}` takes {plural(len(parameters), 'argument')}",
+            usage,
+            also=[(block.span, "defined here")],
+        )
         return None
     given = {p: value for (p, _), value in zip(parameters, positional, strict=False)}
     repeat, shared, layer, frozen = None, False, None, False
@@ -77,7 +96,9 @@ def _bind(
         if key in names and key not in given:
             given[key] = value
         elif key in given:
-            sink.report("E223", evaluator.keyword_span(key, position), f"`{key}` is given twice to `{name}`", usage)
+            sink.report(
+                "E223", evaluator.keyword_span(key, position), f"`{key}` is given twice to `{name}`", usage
+            )
             return None
         elif key == "repeat" and isinstance(value.value, int) and 0 < value.value <= MAX_REPEAT:
             repeat = int(value.value)
@@ -95,7 +116,14 @@ def _bind(
             sink.report("E226", value.span, f"`{key}` is {wanted}")
             return None
         else:
-            sink.report("E224", evaluator.keyword_span(key, position), f"`{name}` has no argument `{key}`", usage, fix=suggest(key, [*names, "repeat", "shared", "name", "frozen"]), also=[(block.span, "defined here")])
+            sink.report(
+                "E224",
+                evaluator.keyword_span(key, position),
+                f"`{name}` has no argument `{key}`",
+                usage,
+                fix=suggest(key, [*names, "repeat", "shared", "name", "frozen"]),
+                also=[(block.span, "defined here")],
+            )
             return None
     arguments: dict[str, Any] = {}
     for parameter, default in parameters:
@@ -110,7 +138,13 @@ def _bind(
             else:
                 arguments[parameter] = value.value
         elif default < 0:
-            sink.report("E225", evaluator.span(index), f"`{name}` needs `{parameter}`", usage, also=[(block.span, "defined here")])
+            sink.report(
+                "E225",
+                evaluator.span(index),
+                f"`{name}` needs `{parameter}`",
+                usage,
+                also=[(block.span, "defined here")],
+            )
             return None
         else:
             arguments[parameter] = None  # the instance evaluates its default
@@ -152,7 +186,9 @@ def _instance(
                 inner.names[parameter] = defaults.expression(default)
         results = run_body(Inner(inner, block.body))
         if results is None:
-            program.sink.report("E232", block.span, f"the block `{name}` returns nothing", fix="end it with `return VALUE`")
+            program.sink.report(
+                "E232", block.span, f"the block `{name}` returns nothing", fix="end it with `return VALUE`"
+            )
             return FAILED
         if FAILED in results:
             return FAILED
@@ -164,7 +200,9 @@ def _instance(
     if index == evaluator.root and evaluator.target and len(outputs) == 1:
         outputs = (evaluator.target,)
     inputs = tuple(values[port.name] for port in callee.inputs)
-    region.add(f"{call_id}()", "call", inputs, {"region": region_name, "block": name}, outputs, evaluator.span(index))
+    region.add(
+        f"{call_id}()", "call", inputs, {"region": region_name, "block": name}, outputs, evaluator.span(index)
+    )
     if len(outputs) == 1:
         return Value(f"{call_id}()")
     return tuple(Value(f"{call_id}()", port) for port in range(len(outputs)))
@@ -179,10 +217,20 @@ def run_body(inner: Evaluator) -> list[Any] | None:
             if not last:
                 following = inner.syntax.statements[number + 1]
                 span = Span(inner.syntax.source, following.start, following.end)
-                inner.sink.report("E233", span, "statements after `return` never run", also=[(inner.span(statement.root), "returned here")])
+                inner.sink.report(
+                    "E233",
+                    span,
+                    "statements after `return` never run",
+                    also=[(inner.span(statement.root), "returned here")],
+                )
             parts = result if isinstance(result, tuple) and not isinstance(result, Value) else (result,)
             span = inner.span(statement.root)
             return [inner.as_value(Placed(part, span)) for part in parts]
         if not statement.targets:
-            inner.sink.report("E234", inner.span(statement.root), "this value is computed and not used", fix="give it a name, or `return` it")
+            inner.sink.report(
+                "E234",
+                inner.span(statement.root),
+                "this value is computed and not used",
+                fix="give it a name, or `return` it",
+            )
     return None

@@ -74,7 +74,9 @@ def port_types(spec: Spec, program: Program) -> dict[str, TensorType]:
             source = port.span.source
             start = source.text.find(syntax.dtype, port.span.end)
             span = Span(source, start, start + len(syntax.dtype)) if start >= 0 else port.span
-            program.sink.report("E215", span, f"`{syntax.dtype}` is not a dtype", f"one of: {', '.join(DTYPES)}", fix=fix)
+            program.sink.report(
+                "E215", span, f"`{syntax.dtype}` is not a dtype", f"one of: {', '.join(DTYPES)}", fix=fix
+            )
         dims: list[DimLike] = []
         evaluator = Evaluator(RegionBuilder(program, "dims", "model", "dims"), syntax.syntax)
         if syntax.syntax.nodes:

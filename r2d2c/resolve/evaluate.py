@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from r2d2c.diagnostics import Fix, suggest
 from r2d2c.graph import Value
@@ -126,7 +126,10 @@ class Evaluator:
         if len(result) != len(statement.targets):
             span = self.span(statement.root)
             self.sink.report(
-                "E210", span, f"{len(statement.targets)} names for {len(result)} values", f"gives {len(result)} values"
+                "E210",
+                span,
+                f"{len(statement.targets)} names for {len(result)} values",
+                f"gives {len(result)} values",
             )
             result = (*result, *(FAILED,) * len(statement.targets))
         for target, part in zip(statement.targets, result, strict=False):
@@ -159,8 +162,12 @@ class Evaluator:
             missing = sorted(s for s in dim.symbols() - sized if not s.startswith("?"))
             if missing:
                 where = "input" if self.region.kind in ("behavior", "output") else "port"
-                message = f"no {where} has the dim `{missing[0]}`, so its size is not known when the model runs"
-                self.sink.report("E217", self.span(index), message, fix=f"give an input an axis `{missing[0]}`")
+                message = (
+                    f"no {where} has the dim `{missing[0]}`, so its size is not known when the model runs"
+                )
+                self.sink.report(
+                    "E217", self.span(index), message, fix=f"give an input an axis `{missing[0]}`"
+                )
                 return FAILED
         return dim
 
@@ -208,7 +215,9 @@ class Evaluator:
         except ZeroDivisionError:
             self.sink.report("E205", self.span(index), "this divides by zero")
         except (TypeError, OverflowError, ValueError):
-            self.sink.report("E205", self.span(index), f"this cannot be computed: {left} {node.value} {right}")
+            self.sink.report(
+                "E205", self.span(index), f"this cannot be computed: {left} {node.value} {right}"
+            )
         return FAILED
 
     def _unary(self, index: int, node: Expr) -> Any:
@@ -238,7 +247,9 @@ class Evaluator:
                 return UnknownCall(function.name, args, keywords)
             self.report_unknown(function.name, self.span(node.args[0]), called=True)
             return FAILED
-        self.sink.report("E203", self.span(node.args[0]), f"{kind_of(function)} cannot be called", "not an op or a block")
+        self.sink.report(
+            "E203", self.span(node.args[0]), f"{kind_of(function)} cannot be called", "not an op or a block"
+        )
         return FAILED
 
     def _index(self, index: int, node: Expr) -> Any:
@@ -247,7 +258,9 @@ class Evaluator:
         if isinstance(base, tuple) and not isinstance(base, Value):
             if len(items) == 1 and isinstance(items[0], int) and -len(base) <= items[0] < len(base):
                 return base[items[0]]
-            self.sink.report("E204", self.span(index), f"a tuple of {len(base)} takes one integer index within it")
+            self.sink.report(
+                "E204", self.span(index), f"a tuple of {len(base)} takes one integer index within it"
+            )
             return FAILED
         value = self.as_value(self.placed(node.args[0]))
         if value is FAILED:
@@ -259,7 +272,9 @@ class Evaluator:
         if tensors:
             # `x[ids]` and `x[:, ids]` pick along one axis.
             number, position = tensors[0]
-            plain = all(isinstance(item, SliceItem) and item == SliceItem(None, None, None) for item in items[:number])
+            plain = all(
+                isinstance(item, SliceItem) and item == SliceItem(None, None, None) for item in items[:number]
+            )
             ids = self.as_value(self.placed(position))
             if len(tensors) > 1 or not plain or number != len(items) - 1:
                 self.sink.report(
@@ -274,18 +289,24 @@ class Evaluator:
         for number, item in enumerate(items):
             if isinstance(item, SliceItem):
                 parts = (item.start, item.stop, item.step)
-                good = all(p is None or (isinstance(p, (int, Dim)) and not isinstance(p, bool)) for p in parts)
+                good = all(
+                    p is None or (isinstance(p, (int, Dim)) and not isinstance(p, bool)) for p in parts
+                )
                 entries.append(("slice", *parts))
             else:
                 good = item == ELLIPSIS or (isinstance(item, (int, Dim)) and not isinstance(item, bool))
                 entries.append(item)
             if not good:
                 if not isinstance(item, Failed):
-                    self.sink.report("E204", self.span(node.args[1 + number]), "an index is an integer, a slice or an integer tensor")
+                    self.sink.report(
+                        "E204",
+                        self.span(node.args[1 + number]),
+                        "an index is an integer, a slice or an integer tensor",
+                    )
                 return FAILED
         return self.emit(index, "slice", (value,), {"items": tuple(entries)})
 
-    _handlers: dict[str, Callable[[Evaluator, int, Expr], Any]] = {
+    _handlers: ClassVar[dict[str, Callable[[Evaluator, int, Expr], Any]]] = {
         "name": _name,
         "number": _literal,
         "string": _literal,
@@ -301,7 +322,9 @@ class Evaluator:
     }
 
     # -- making nodes
-    def emit(self, index: int, op: str, inputs: tuple[Value | None, ...], attrs: dict[str, Any] | None = None) -> Value:
+    def emit(
+        self, index: int, op: str, inputs: tuple[Value | None, ...], attrs: dict[str, Any] | None = None
+    ) -> Value:
         """A node of an op that makes no storage, named after the statement it stands in."""
         region = self.region
         outputs = (self.target,) if index == self.root and self.target else (op,)
@@ -314,7 +337,9 @@ class Evaluator:
         if isinstance(result, Value):
             return result
         if isinstance(result, (bool, int, float)):
-            return self.region.constant(int(result) if type(result) not in (bool, float) else result, placed.span)
+            return self.region.constant(
+                int(result) if type(result) not in (bool, float) else result, placed.span
+            )
         if isinstance(result, Failed):
             return FAILED
         if isinstance(result, Path):
@@ -337,7 +362,9 @@ class Evaluator:
         if isinstance(found, Path):
             values = [n for n in self.visible() if n.startswith(f"{path.name}.")]
             fix = f"name one of its values: {', '.join(f'`{n}`' for n in values[:5])}" if values else None
-            self.sink.report("E206", span, f"the task `{path.name}` is not a value", "a value is expected here", fix=fix)
+            self.sink.report(
+                "E206", span, f"the task `{path.name}` is not a value", "a value is expected here", fix=fix
+            )
             return FAILED
         if found is not None:
             return self.as_value(Placed(found, span))

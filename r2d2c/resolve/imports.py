@@ -20,7 +20,9 @@ def load_imports(spec: Spec, folder: Path, sink: Sink) -> list[BlockSyntax]:
 
 def standard_names() -> list[str]:
     folder = files("r2d2c.specs").joinpath("std")
-    return sorted(f"std/{item.name.removesuffix('.yaml')}" for item in folder.iterdir() if item.name.endswith(".yaml"))
+    return sorted(
+        f"std/{item.name.removesuffix('.yaml')}" for item in folder.iterdir() if item.name.endswith(".yaml")
+    )
 
 
 class _Loader:
@@ -56,15 +58,24 @@ class _Loader:
         """A key for the file, its source, and the folder its own imports are relative to."""
         if name.startswith("std/"):
             if name not in standard_names():
-                self.sink.report("E240", span, f"the standard library has no `{name}`", fix=suggest(name, standard_names()))
+                self.sink.report(
+                    "E240", span, f"the standard library has no `{name}`", fix=suggest(name, standard_names())
+                )
                 return None
-            text = files("r2d2c.specs").joinpath("std", f"{name.removeprefix('std/')}.yaml").read_text("utf-8")
+            text = (
+                files("r2d2c.specs").joinpath("std", f"{name.removeprefix('std/')}.yaml").read_text("utf-8")
+            )
             return name, Source(f"<{name}>", text), folder
         from r2d2c.syntax.yaml_tree import read_source
 
         path = (folder / name).resolve()
         if not path.is_relative_to(self.root):
-            self.sink.report("E242", span, f"`{name}` is outside the spec's folder", fix="an import is `std/NAME` or a file below the spec")
+            self.sink.report(
+                "E242",
+                span,
+                f"`{name}` is outside the spec's folder",
+                fix="an import is `std/NAME` or a file below the spec",
+            )
             return None
         if not path.is_file():
             self.sink.report("E240", span, f"there is no file `{name}` to import")

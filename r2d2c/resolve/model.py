@@ -22,7 +22,9 @@ from r2d2c.syntax.spec import BlockSyntax, LossSyntax, Spec, TaskSyntax
 from r2d2c.types import Named
 
 
-def resolve(spec: Spec, ops: Mapping[str, Op], imported: list[BlockSyntax], sink: Sink, seed: int = 0) -> Graph:
+def resolve(
+    spec: Spec, ops: Mapping[str, Op], imported: list[BlockSyntax], sink: Sink, seed: int = 0
+) -> Graph:
     """The resolved graph of a spec. Mistakes go to the sink; the graph is then of no use."""
     return _Resolver(spec, ops, imported, sink).run(seed)
 
@@ -48,7 +50,9 @@ class _Resolver:
             name = block.signature.name
             if name in self.program.blocks:
                 first = self.program.blocks[name].span
-                self.sink.report("E235", block.span, f"the block `{name}` is defined twice", also=[(first, "first here")])
+                self.sink.report(
+                    "E235", block.span, f"the block `{name}` is defined twice", also=[(first, "first here")]
+                )
             self.program.blocks[name] = Block(block.signature, block.body, block.span)
 
     def run(self, seed: int) -> Graph:
@@ -127,7 +131,9 @@ class _Resolver:
                 self.sink.report("E236", span, "`return` is for blocks", fix="give the value a name: `h = …`")
             elif not statement.targets:
                 self.scopes.broken.add(region.name)
-                self.sink.report("E234", span, "this value is computed and not used", fix="give it a name: `h = …`")
+                self.sink.report(
+                    "E234", span, "this value is computed and not used", fix="give it a name: `h = …`"
+                )
 
     def _behavior(self, task: TaskSyntax) -> None:
         region = self.scopes.behavior(task)
@@ -145,7 +151,9 @@ class _Resolver:
         clash = set(region.defined) & set(self.scopes.builders[task.name].defined)
         for name in sorted(clash):
             also = [(self.scopes.builders[task.name].defined[name], "the behavior's")]
-            self.sink.report("E211", region.defined[name], f"`{name}` names a value of the behavior too", also=also)
+            self.sink.report(
+                "E211", region.defined[name], f"`{name}` names a value of the behavior too", also=also
+            )
         self._update(task.name, representative=region.name)
 
     def _update(self, name: str, **changes: Any) -> None:
@@ -154,7 +162,9 @@ class _Resolver:
     def _scalar_region(self, region: RegionBuilder, syntax: Syntax, name: str) -> Value | None:
         evaluator = Evaluator(region, syntax)
         evaluator.place = region.place
-        result = evaluator.as_value(Placed(evaluator.expression(syntax.root, name), evaluator.span(syntax.root)))
+        result = evaluator.as_value(
+            Placed(evaluator.expression(syntax.root, name), evaluator.span(syntax.root))
+        )
         if isinstance(result, Failed):
             return None
         region.expose(name, result)
@@ -164,9 +174,13 @@ class _Resolver:
         weight = self._number(task.weight, "weight")
         if task.distance is None:
             if task.representative is not None:
-                self.sink.report("E410", task.span, f"`{task.name}` has a representative and no distance to it")
+                self.sink.report(
+                    "E410", task.span, f"`{task.name}` has a representative and no distance to it"
+                )
             if task.keep_own:
-                self.sink.report("E410", task.span, f"`keep: own` in `{task.name}`, which has no distance to keep")
+                self.sink.report(
+                    "E410", task.span, f"`keep: own` in `{task.name}`, which has no distance to keep"
+                )
             return
         region = self.scopes.loss(f"{task.name}.loss", task.name)
         value = self._scalar_region(region, task.distance, task.name)
@@ -205,7 +219,9 @@ class _Resolver:
     def _number(self, syntax: Syntax | None, what: str) -> float:
         if syntax is None:
             return 1.0
-        known = {entry.name for group in (self.spec.inputs, self.spec.targets, self.spec.tasks) for entry in group}
+        known = {
+            entry.name for group in (self.spec.inputs, self.spec.targets, self.spec.tasks) for entry in group
+        }
         region = RegionBuilder(self.program, "weight", "loss", "weight")
         region.outside = lambda name: (
             Forbidden("E212", f"a {what} is a number, and `{name}` is known only when the model runs", None)
@@ -233,7 +249,12 @@ class _Resolver:
         if isinstance(result, UnknownCall):
             if result.keywords:
                 names = ", ".join(key for key, _ in result.keywords)
-                self.sink.report("E431", span, f"the arguments of a credit rule have no names: `{names}`", fix=f"write `{result.name}(…)` with the values alone")
+                self.sink.report(
+                    "E431",
+                    span,
+                    f"the arguments of a credit rule have no names: `{names}`",
+                    fix=f"write `{result.name}(…)` with the values alone",
+                )
             return Credit(result.name, result.args, span)
         if not isinstance(result, Failed):
             self.sink.report("E412", span, "a credit is the name of a rule, such as `backprop` or `local`")
@@ -270,7 +291,12 @@ class _Resolver:
             self.sink.report("E414", span, f"there is no task `{target}`", fix=suggest(target, self.tasks))
             return
         if source.partition(".")[0] == target:
-            self.sink.report("E434", span, f"a link leads from one task to another, and this one from `{target}` to itself", fix="remove it")
+            self.sink.report(
+                "E434",
+                span,
+                f"a link leads from one task to another, and this one from `{target}` to itself",
+                fix="remove it",
+            )
             return
         behavior = next((task.behavior for task in self.spec.tasks if task.name == target), None)
         failed = any(isinstance(v, Failed) for v in self.scopes.builders[target].names.values())
@@ -278,7 +304,9 @@ class _Resolver:
             return  # it would read it, if that had not failed
         read = sorted({name for link, name in links if link.target == target})
         label = f"`{target}` reads " + (", ".join(f"`{r}`" for r in read) if read else "no other task")
-        self.sink.report("E414", span, f"`{target}` does not read `{source}`", label, fix=suggest(source, read or names))
+        self.sink.report(
+            "E414", span, f"`{target}` does not read `{source}`", label, fix=suggest(source, read or names)
+        )
 
     def _feed(self, syntax: Syntax) -> tuple[Value, str] | None:
         span = syntax.span(syntax.root)
@@ -287,7 +315,12 @@ class _Resolver:
         task, _, value = (name or "").partition(".")
         if found is None and not self.scopes.failed(task, value):
             known = self.scopes.representative_names()
-            self.sink.report("E415", span, "`feed` names a representative, such as `encode.r`", fix=suggest(name or "", known))
+            self.sink.report(
+                "E415",
+                span,
+                "`feed` names a representative, such as `encode.r`",
+                fix=suggest(name or "", known),
+            )
         return found
 
     # -- outputs and metrics
@@ -312,7 +345,10 @@ class _Resolver:
     def _metric(self, syntax: Syntax) -> Metric | None:
         root = syntax.nodes[syntax.root]
         span = syntax.span(syntax.root)
-        known = [*(o.name for o in self.spec.outputs), *(p.name for p in (*self.spec.inputs, *self.spec.targets))]
+        known = [
+            *(o.name for o in self.spec.outputs),
+            *(p.name for p in (*self.spec.inputs, *self.spec.targets)),
+        ]
         if root.kind == "name":
             return Metric(str(root.value), (), (), span)
         if root.kind != "call" or syntax.nodes[root.args[0]].kind != "name":
@@ -322,7 +358,12 @@ class _Resolver:
         for position in root.args[1:]:
             name = syntax.dotted(position)
             if name not in known:
-                self.sink.report("E417", syntax.span(position), f"a metric compares outputs, targets and inputs; `{syntax.span(position).text}` is none", fix=suggest(name or "", known))
+                self.sink.report(
+                    "E417",
+                    syntax.span(position),
+                    f"a metric compares outputs, targets and inputs; `{syntax.span(position).text}` is none",
+                    fix=suggest(name or "", known),
+                )
                 return None
             args.append(str(name))
         options = []
@@ -333,4 +374,3 @@ class _Resolver:
                 return None
             options.append((key, int(value) if isinstance(value, Named) else value))
         return Metric(str(syntax.nodes[root.args[0]].value), tuple(args), tuple(options), span)
-

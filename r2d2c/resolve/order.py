@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from r2d2c.diagnostics import Sink
 from r2d2c.source import Span
@@ -28,10 +29,10 @@ def topological(edges: dict[str, dict[str, Span]], what: str, sink: Sink) -> lis
     """Names after those they read, otherwise as declared. A cycle is reported with every place that makes it."""
     done: dict[str, bool] = {}
     order: list[str] = []
-    for root in edges:
+    for root, read in edges.items():
         if root in done:
             continue
-        stack = [(root, iter(edges[root]))]
+        stack = [(root, iter(read))]
         path = [root]
         done[root] = False
         while stack:
@@ -44,7 +45,7 @@ def topological(edges: dict[str, dict[str, Span]], what: str, sink: Sink) -> lis
                 path.pop()
             elif done.get(following) is False:
                 cycle = [*path[path.index(following) :], following]
-                places = [(edges[a][b], f"`{a}` reads `{b}` here") for a, b in zip(cycle, cycle[1:], strict=False)]
+                places = [(edges[a][b], f"`{a}` reads `{b}` here") for a, b in pairwise(cycle)]
                 message = f"{what} read each other in a circle: {' → '.join(cycle)}"
                 sink.report("E420", places[0][0], message, places[0][1], also=places[1:])
             else:

@@ -14,14 +14,71 @@ if TYPE_CHECKING:
 
 # Attributes of torch.nn.Module, written down so that checking a spec need not import torch (a test compares them).
 RESERVED = frozenset(
-    "add_module apply bfloat16 bind buffers call_super_init children compile cpu cuda double dump_patches eval extra_repr "
-    "float forward get_buffer get_extra_state get_parameter get_submodule graph graphs half ipu learn load_state_dict "
-    "losses modules mtia named_buffers named_children named_modules named_parameters parameters register_backward_hook "
-    "register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook "
-    "register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook "
-    "register_module register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ "
-    "set_extra_state set_submodule share_memory spec state_dict to to_empty trace train training type visits wiring xpu "
-    "zero_grad T_destination".split()
+    [
+        "add_module",
+        "apply",
+        "bfloat16",
+        "bind",
+        "buffers",
+        "call_super_init",
+        "children",
+        "compile",
+        "cpu",
+        "cuda",
+        "double",
+        "dump_patches",
+        "eval",
+        "extra_repr",
+        "float",
+        "forward",
+        "get_buffer",
+        "get_extra_state",
+        "get_parameter",
+        "get_submodule",
+        "graph",
+        "graphs",
+        "half",
+        "ipu",
+        "learn",
+        "load_state_dict",
+        "losses",
+        "modules",
+        "mtia",
+        "named_buffers",
+        "named_children",
+        "named_modules",
+        "named_parameters",
+        "parameters",
+        "register_backward_hook",
+        "register_buffer",
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+        "register_load_state_dict_post_hook",
+        "register_load_state_dict_pre_hook",
+        "register_module",
+        "register_parameter",
+        "register_state_dict_post_hook",
+        "register_state_dict_pre_hook",
+        "requires_grad_",
+        "set_extra_state",
+        "set_submodule",
+        "share_memory",
+        "spec",
+        "state_dict",
+        "to",
+        "to_empty",
+        "trace",
+        "train",
+        "training",
+        "type",
+        "visits",
+        "wiring",
+        "xpu",
+        "zero_grad",
+        "T_destination",
+    ]
 )
 
 
@@ -68,7 +125,11 @@ class RegionBuilder:
         counts[place] = number
         if number == 1:
             return place
-        return self.fresh(f"{place}_{number}") if f"{place}_{number}" in counts else self._take(f"{place}_{number}")
+        return (
+            self.fresh(f"{place}_{number}")
+            if f"{place}_{number}" in counts
+            else self._take(f"{place}_{number}")
+        )
 
     def _take(self, place: str) -> str:
         self.program.places[place] = 1
@@ -119,7 +180,9 @@ class RegionBuilder:
     def make_storage(self, name: str, kind: Any, init: Init, origin: Span | None) -> Value:
         for part in name.split(".")[:-1]:
             if part in RESERVED:
-                message = f"`{part}` cannot name what has parameters: it is an attribute of every torch module"
+                message = (
+                    f"`{part}` cannot name what has parameters: it is an attribute of every torch module"
+                )
                 self.program.sink.report("E216", origin, message, fix="use another name")
         self.program.storage[name] = Storage(name, kind, init, self.name, origin=origin)
         return self.read(name)

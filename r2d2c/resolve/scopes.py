@@ -14,7 +14,6 @@ from r2d2c.syntax.spec import Spec, TaskSyntax
 from r2d2c.types import Dim, TensorType, symbol
 
 
-
 def _sized(types: Iterable[TensorType]) -> frozenset[str]:
     """The run-time dims that are the size of an axis of some port, so that the model knows them when it runs."""
     dims = {dim for type_ in types for dim in type_.dims if isinstance(dim, Dim)}
@@ -94,7 +93,11 @@ class ModelScopes:
             if name in self.inputs:
                 return region.port(name)
             if name in self.targets:
-                return Forbidden("E401", f"the target `{name}` cannot be read by a behavior: it would be missing when the model is used", "read it in the representative or the distance")
+                return Forbidden(
+                    "E401",
+                    f"the target `{name}` cannot be read by a behavior: it would be missing when the model is used",
+                    "read it in the representative or the distance",
+                )
             return self._task_value(region, name, task.name, behaviors=True)
 
         return self._make(task.name, "behavior", task.name, outside, task.span)
@@ -120,11 +123,21 @@ class ModelScopes:
         unmade = task if behaviors else f"{task}.representative"
         if unmade not in self.builders and task != own and self._declares(task, value, behaviors):
             return Failed()  # tasks that read each other in a circle
-        is_representative = self._representative_declares(task, value) and not self._declares(task, value, True)
+        is_representative = self._representative_declares(task, value) and not self._declares(
+            task, value, True
+        )
         if behaviors and is_representative:
-            return Forbidden("E402", f"a behavior cannot read the representative `{name}`: it comes from the target", f"train on it with `links: {task}.… -> {own}: {{credit: local, feed: {name}}}`")
+            return Forbidden(
+                "E402",
+                f"a behavior cannot read the representative `{name}`: it comes from the target",
+                f"train on it with `links: {task}.… -> {own}: {{credit: local, feed: {name}}}`",
+            )
         if not behaviors and not is_representative and self._owner(task, value) is not None:
-            return Forbidden("E403", f"a representative cannot read the behavior's value `{name}`: it is made from targets, inputs and other representatives", None)
+            return Forbidden(
+                "E403",
+                f"a representative cannot read the behavior's value `{name}`: it is made from targets, inputs and other representatives",
+                None,
+            )
         if self._owner(task, value) is None or (task == own and behaviors):
             return None
         return region.port(name)
@@ -134,8 +147,19 @@ class ModelScopes:
 
         def outside(region: RegionBuilder, wanted: str) -> Any:
             if wanted == "*":
-                local = [n for r in (own, f"{own}.representative") if r in self.builders for n in self.builders[r].names]
-                return [*local, *self.inputs, *self.targets, *self._value_names(True), *self._value_names(False)]
+                local = [
+                    n
+                    for r in (own, f"{own}.representative")
+                    if r in self.builders
+                    for n in self.builders[r].names
+                ]
+                return [
+                    *local,
+                    *self.inputs,
+                    *self.targets,
+                    *self._value_names(True),
+                    *self._value_names(False),
+                ]
             if own is not None and "." not in wanted:
                 if self._owner(own, wanted) is not None:
                     return region.port(f"{own}.{wanted}")
@@ -163,7 +187,11 @@ class ModelScopes:
             if wanted in self.failed_losses:
                 return Failed()
             if wanted in self.tasks and wanted not in losses:
-                return Forbidden("E419", f"`{wanted}` has no distance, so it teaches nothing", "name tasks with a distance, and losses")
+                return Forbidden(
+                    "E419",
+                    f"`{wanted}` has no distance, so it teaches nothing",
+                    "name tasks with a distance, and losses",
+                )
             return region.port(wanted) if wanted in losses else None
 
         return self._make(f"{task}.teach", "teach", f"{task}.teach", outside, None)
@@ -175,10 +203,23 @@ class ModelScopes:
             if wanted in self.inputs:
                 return region.port(wanted)
             if wanted in self.targets:
-                return Forbidden("E401", f"the target `{wanted}` cannot be part of an output: it is missing when the model is used", None)
+                return Forbidden(
+                    "E401",
+                    f"the target `{wanted}` cannot be part of an output: it is missing when the model is used",
+                    None,
+                )
             task, dot, value = wanted.partition(".")
-            if task in self.tasks and dot and self._representative_declares(task, value) and not self._declares(task, value, True):
-                return Forbidden("E402", f"the representative `{wanted}` cannot be part of an output: it comes from the target", None)
+            if (
+                task in self.tasks
+                and dot
+                and self._representative_declares(task, value)
+                and not self._declares(task, value, True)
+            ):
+                return Forbidden(
+                    "E402",
+                    f"the representative `{wanted}` cannot be part of an output: it comes from the target",
+                    None,
+                )
             return self._task_value(region, wanted, "", behaviors=True)
 
         return self._make(f"outputs.{name}", "output", f"outputs.{name}", outside, None)

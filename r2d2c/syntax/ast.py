@@ -12,7 +12,18 @@ from typing import Literal
 from r2d2c.source import Source, Span
 
 Kind = Literal[
-    "name", "number", "string", "bool", "tuple", "unary", "binary", "attribute", "call", "index", "slice", "ellipsis"
+    "name",
+    "number",
+    "string",
+    "bool",
+    "tuple",
+    "unary",
+    "binary",
+    "attribute",
+    "call",
+    "index",
+    "slice",
+    "ellipsis",
 ]
 
 

@@ -18,7 +18,7 @@ from lark.lexer import Token
 from r2d2c.diagnostics import Sink
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Expr, LinkKey, Signature, Statement, Syntax, TypeSyntax
-from r2d2c.syntax.lexer import ExpressionLexer, Region, UnknownCharacter
+from r2d2c.syntax.lexer import ExpressionLexer, Region, UnknownCharacterError
 from r2d2c.syntax.messages import describe_unexpected
 from r2d2c.syntax.tables import load
 
@@ -48,7 +48,9 @@ class _Builder:
         # A target is not an expression, but LALR may already have seen none of its nodes: tokens only.
         return tuple((str(token), token.start_pos, token.end_pos) for token in children)
 
-    def _statement(self, targets: tuple[tuple[str, int, int], ...], start: int, root: int, returns: bool) -> Statement:
+    def _statement(
+        self, targets: tuple[tuple[str, int, int], ...], start: int, root: int, returns: bool
+    ) -> Statement:
         first, self.first = self.first, len(self.nodes)
         return Statement(targets, first, root, start, self.nodes[root].end, returns)
 
@@ -99,7 +101,9 @@ class _Builder:
 
     def unary(self, children: list[Any]) -> int:
         operator, operand = children
-        return self._add(Expr("unary", operator.start_pos, self.nodes[operand].end, operator.value, (operand,)))
+        return self._add(
+            Expr("unary", operator.start_pos, self.nodes[operand].end, operator.value, (operand,))
+        )
 
     def attribute(self, children: list[Any]) -> int:
         base, name = children
@@ -119,7 +123,9 @@ class _Builder:
 
     def open_tuple(self, children: list[Any]) -> int:
         nodes = self.nodes
-        return self._add(Expr("tuple", nodes[children[0]].start, nodes[children[-1]].end, None, tuple(children)))
+        return self._add(
+            Expr("tuple", nodes[children[0]].start, nodes[children[-1]].end, None, tuple(children))
+        )
 
     # -- calls and indexing
     def keyword(self, children: list[Any]) -> tuple[Token, int]:
@@ -182,7 +188,9 @@ class _Builder:
         return children[0].value, children[1] if len(children) > 1 else -1
 
     def signature(self, children: list[Any]) -> tuple[str, tuple[tuple[str, int], ...]]:
-        return children[0].value, tuple(child for child in children[1:] if isinstance(child, tuple) and not isinstance(child, Token))
+        return children[0].value, tuple(
+            child for child in children[1:] if isinstance(child, tuple) and not isinstance(child, Token)
+        )
 
     def dotted(self, children: list[Any]) -> str:
         return ".".join(token.value for token in children)
@@ -224,7 +232,7 @@ def _parse(region: Region, start: str, sink: Sink) -> tuple[Any, list[Expr]] | N
     parser, builder, lexer = _engine()
     try:
         tokens = lexer.tokens(region)
-    except UnknownCharacter as error:
+    except UnknownCharacterError as error:
         _report_character(region, error, sink)
         return None
     nodes = builder.begin()
@@ -280,14 +288,23 @@ def _begins(tokens: list[Token]) -> bool:
     return kinds[0] == "RETURN" or kinds == ["NAME", "EQUAL"]
 
 
-def _report_character(region: Region, error: UnknownCharacter, sink: Sink) -> None:
+def _report_character(region: Region, error: UnknownCharacterError, sink: Sink) -> None:
     character = region.source.text[error.position]
     place = Span(region.source, error.position, error.position + 1)
     if character in "'\"":
-        sink.report("E102", place, "this string is not closed on its line", fix=f"add the closing {character}")
+        sink.report(
+            "E102", place, "this string is not closed on its line", fix=f"add the closing {character}"
+        )
         return
-    fixes = {"{": "use `(…)` or `[…]`", "&": "write `and`", "|": "write `or`, or `|>` to pass a value on", "!": "write `not`"}
-    sink.report("E103", place, f"`{character}` is not part of the expression language", fix=fixes.get(character))
+    fixes = {
+        "{": "use `(…)` or `[…]`",
+        "&": "write `and`",
+        "|": "write `or`, or `|>` to pass a value on",
+        "!": "write `not`",
+    }
+    sink.report(
+        "E103", place, f"`{character}` is not part of the expression language", fix=fixes.get(character)
+    )
 
 
 _WRITTEN = {
@@ -297,7 +314,9 @@ _WRITTEN = {
 }
 
 
-def _report_unexpected(region: Region, error: UnexpectedToken, tokens: list[Token], start: str, sink: Sink) -> None:
+def _report_unexpected(
+    region: Region, error: UnexpectedToken, tokens: list[Token], start: str, sink: Sink
+) -> None:
     token = error.token
     at_end = token.type == "$END"
     if at_end:
@@ -305,8 +324,14 @@ def _report_unexpected(region: Region, error: UnexpectedToken, tokens: list[Toke
         place = Span(region.source, last.end_pos or 0, (last.end_pos or 0) + 1)
     else:
         place = Span(region.source, token.start_pos, token.end_pos)
-    code, message, label, fix, opening = describe_unexpected(token, set(error.accepts or error.expected), tokens)
-    also = [(Span(region.source, opening.start_pos or 0, opening.end_pos or 0), "opened here")] if opening else []
+    code, message, label, fix, opening = describe_unexpected(
+        token, set(error.accepts or error.expected), tokens
+    )
+    also = (
+        [(Span(region.source, opening.start_pos or 0, opening.end_pos or 0), "opened here")]
+        if opening
+        else []
+    )
     sink.report(code, place, message, label, also=also, fix=fix or _WRITTEN.get(start))
 
 

@@ -15,7 +15,7 @@ from lark.lexer import Lexer, LexerState, Token
 from r2d2c.source import Source
 
 
-class UnknownCharacter(Exception):
+class UnknownCharacterError(Exception):
     """A character that starts no token."""
 
     def __init__(self, position: int) -> None:
@@ -57,7 +57,7 @@ class ExpressionLexer(Lexer):
         return iter(lexer_state.text)  # type: ignore[call-overload, no-any-return]
 
     def tokens(self, region: Region) -> list[Token]:
-        """All tokens of a region. Raises `UnknownCharacter`."""
+        """All tokens of a region. Raises `UnknownCharacterError`."""
         text, base, match, keywords = region.text, region.start, self._match.match, self._keywords
         out: list[Token] = []
         depth, at, end = 0, 0, len(text)
@@ -69,7 +69,7 @@ class ExpressionLexer(Lexer):
                 stop = rest.end() if rest else at
                 if stop >= end:
                     break
-                raise UnknownCharacter(base + stop)
+                raise UnknownCharacterError(base + stop)
             kind: str = found.lastgroup  # type: ignore[assignment]
             value = found[kind]
             at = found.end()

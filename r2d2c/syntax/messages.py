@@ -16,7 +16,13 @@ def describe_unexpected(token: Token, accepts: set[str], tokens: list[Token]) ->
     if token.type in ("$END", "NEWLINE"):
         if opening is not None:
             shown = _SHOWN[opening.type]
-            return "E104", f"this `{shown}` is never closed", "expected its closing bracket here", None, opening
+            return (
+                "E104",
+                f"this `{shown}` is never closed",
+                "expected its closing bracket here",
+                None,
+                opening,
+            )
         return "E105", "the expression ends too early", "expected more here", None, None
     if token.type in _CLOSES:
         if opening is None:
@@ -28,12 +34,24 @@ def describe_unexpected(token: Token, accepts: set[str], tokens: list[Token]) ->
         fix = "write `==` to compare; a name is given a value at the start of a statement"
         return "E107", "`=` cannot stand here", "", fix, None
     if token.type in ("RETURN", "AND", "OR", "NOT", "TRUE", "FALSE"):
-        return "E107", f"the word `{token}` cannot stand here", "it is a word of the language, not a name", None, None
+        return (
+            "E107",
+            f"the word `{token}` cannot stand here",
+            "it is a word of the language, not a name",
+            None,
+            None,
+        )
     previous = _before(token, tokens)
     if previous is not None and previous.type == "MULTIPLICATIVE" and token == "*":
         return "E107", "`**` is not an operator here", "", "write `^` for a power", None
     if token.type in ("NAME", "NUMBER", "STRING") and previous is not None:
-        return "E108", f"`{token}` follows `{previous}` without an operator", "", "is a `,`, an operator or a line break missing?", None
+        return (
+            "E108",
+            f"`{token}` follows `{previous}` without an operator",
+            "",
+            "is a `,`, an operator or a line break missing?",
+            None,
+        )
     return "E107", f"`{token}` cannot stand here", "", None, None
 
 

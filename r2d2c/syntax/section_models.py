@@ -225,7 +225,9 @@ class TrainModel(_Model):
     metrics: list[Expression] | None = Field(
         None, description="What is measured on the composed model, such as `accuracy(logits, y)`."
     )
-    split: Expression | None = Field(None, description="The share of the training data that is held out for validation.")
+    split: Expression | None = Field(
+        None, description="The share of the training data that is held out for validation."
+    )
     monitor: Expression | None = Field(None, description="The metric that decides which checkpoint is best.")
 
 

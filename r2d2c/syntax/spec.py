@@ -7,7 +7,7 @@ from typing import Any
 
 from r2d2c.diagnostics import Sink
 from r2d2c.source import Source, Span
-from r2d2c.syntax.ast import LinkKey, Signature, Syntax, TypeSyntax
+from r2d2c.syntax.ast import LinkKey, Signature, Syntax
 from r2d2c.syntax.expressions import (
     Parser,
     parse_body,
@@ -150,7 +150,9 @@ def parse_spec(document: Document, sink: Sink) -> Spec:
         )
     for loss in document.losses:
         spec.losses.append(
-            LossSyntax(loss.name, loss.key.span, expression(loss.value), body(loss.body), expression(loss.weight))
+            LossSyntax(
+                loss.name, loss.key.span, expression(loss.value), body(loss.body), expression(loss.weight)
+            )
         )
     for link in document.links:
         key = parse_scalar(link.key, parse_link, sink)

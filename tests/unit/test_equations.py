@@ -61,7 +61,9 @@ def by_hand(model: Model, batch: dict[str, torch.Tensor], feed: bool, d, weights
     found = {}
     for loss, prefix in ((l1, "t1.h"), (l2, "t2.logits")):
         names = [n for n in p if n.startswith(prefix)]
-        found.update(zip(names, torch.autograd.grad(loss, [p[n] for n in names], retain_graph=True), strict=True))
+        found.update(
+            zip(names, torch.autograd.grad(loss, [p[n] for n in names], retain_graph=True), strict=True)
+        )
     a, b = l1.detach().requires_grad_(), l2.detach().requires_grad_()
     c1, c2 = torch.autograd.grad(d(a, b), [a, b], allow_unused=True)
     g = torch.zeros_like(leaf)
@@ -123,11 +125,15 @@ def test_keep_own_adds_the_lower_distance_to_backprop():
     found = gradients(model, batch)
     p = dict(model.named_parameters())
     h = torch.tanh(F.linear(batch["x"], p["t1.h.linear.weight"], p["t1.h.linear.bias"]))
-    r = torch.tanh(F.linear(F.one_hot(batch["y"], 4).double(), p["t1.r.linear.weight"], p["t1.r.linear.bias"]))
+    r = torch.tanh(
+        F.linear(F.one_hot(batch["y"], 4).double(), p["t1.r.linear.weight"], p["t1.r.linear.bias"])
+    )
     logits = F.linear(h, p["t2.logits.linear.weight"], p["t2.logits.linear.bias"])
     theta = [n for n in p if not n.startswith("t1.r")]
     total = F.mse_loss(h, r.detach()) + F.cross_entropy(logits, batch["y"])
-    for name, gradient in zip(theta, torch.autograd.grad(total, [p[n] for n in theta], retain_graph=True), strict=True):
+    for name, gradient in zip(
+        theta, torch.autograd.grad(total, [p[n] for n in theta], retain_graph=True), strict=True
+    ):
         torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-12, msg=name)
     phi = [n for n in p if n.startswith("t1.r")]
     own = F.mse_loss(h.detach(), r)
@@ -190,7 +196,10 @@ def definition_gradients(model: Model, batch):
     return gradients(other, batch)
 
 
-@pytest.mark.parametrize("text", [LONGER] + [FRAME.format(link="credit: local, feed: t1.r", t1=t, t2="weight: 2") for t, _ in TEACH])
+@pytest.mark.parametrize(
+    "text",
+    [LONGER] + [FRAME.format(link="credit: local, feed: t1.r", t1=t, t2="weight: 2") for t, _ in TEACH],
+)
 def test_one_pass_equals_the_definition(text):
     model = r2d2c.compile(r2d2c.loads(text)).double()
     batch = random_batch(model.graph, seed=7, dtype=torch.float64)
@@ -275,7 +284,9 @@ def test_a_false_wiring_is_found_out():
 
 def test_gradients_match_finite_differences():
     """End to end under backprop, every loss differentiated numerically in float64."""
-    text = LONGER.replace("credit: local, feed: a.r", "credit: backprop").replace("credit: local, feed: b.r", "credit: backprop")
+    text = LONGER.replace("credit: local, feed: a.r", "credit: backprop").replace(
+        "credit: local, feed: b.r", "credit: backprop"
+    )
     text = text.replace("credit: local}", "credit: backprop}")
     model = r2d2c.compile(r2d2c.loads(text)).double()
     batch = random_batch(model.graph, seed=9, dtype=torch.float64)
@@ -326,7 +337,9 @@ def test_visits_finish_every_parameter_once_and_allow_updates_in_between():
 
 
 def test_tasks_that_need_each_other_share_a_visit():
-    text = LONGER.replace("a.h -> d: {credit: local}", "a.h -> d: {credit: backprop}").replace("    teach: a + 0.5*b\n", "    keep: own\n")
+    text = LONGER.replace("a.h -> d: {credit: local}", "a.h -> d: {credit: backprop}").replace(
+        "    teach: a + 0.5*b\n", "    keep: own\n"
+    )
     model = r2d2c.compile(r2d2c.loads(text)).double()
     batch = random_batch(model.graph, seed=12, dtype=torch.float64)
     wanted = definition_gradients(model, batch)
@@ -355,7 +368,7 @@ outputs:
 """
     model = r2d2c.compile(r2d2c.loads(text)).double()
     batch = random_batch(model.graph, seed=13, dtype=torch.float64)
-    (name, weight), = model.named_parameters()
+    ((name, weight),) = model.named_parameters()
     assert name == "up.enc.weight"
     found = gradients(model, batch)[name]
     buffers = dict(model.named_buffers())

@@ -349,7 +349,9 @@ outputs:
     assert "a.back.fixed" in dict(model.named_buffers())
     step = model.learn(**random_batch(model.graph))
     assert set(step.losses) == {"a", "b", "a.guess"}
-    teachers = {n: {loss for loss, row in model.wiring().items() if row[n]} for n, _ in model.named_parameters()}
+    teachers = {
+        n: {loss for loss, row in model.wiring().items() if row[n]} for n, _ in model.named_parameters()
+    }
     assert teachers["a.back.weight"] == {"a.guess"} and teachers["a.h.linear.weight"] == {"a"}
     assert prove(model).ok
 
@@ -373,5 +375,5 @@ outputs:
   h: a.h
 """
     model = r2d2c.compile(r2d2c.loads(text, plugins=[module_op("doubled", Doubled, shape=lambda s, a: a.x)]))
-    with pytest.raises(CompileError, match="E613.*`doubled` runs code of a plug-in"):
+    with pytest.raises(CompileError, match=r"E613.*`doubled` runs code of a plug-in"):
         emit_python(model)
