@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import r2d2c
+from r2d2c.diagnostics import CompileError
 from r2d2c.model import Model
 from r2d2c.ops.record import Example, Op
 from r2d2c.ops.registry import builtin
@@ -89,3 +90,17 @@ def batch_of(example: Example, dtype: str = "f32", seed: int = 0) -> dict[str, t
     """Random inputs for an example."""
     generator = torch.Generator().manual_seed(seed)
     return {name: random_tensor(text, example, generator) for name, text in inputs_of(example, dtype).items()}
+
+
+def takes_batch(op: Op, example: Example) -> bool:
+    """Whether the first dim of an example's inputs may be one that only the run knows."""
+    if not example.inputs or any("[]" in text for text in example.inputs.values()):
+        return False
+    try:
+        model_of(op, example, batch=True)
+    except CompileError:
+        return False
+    return True
+
+
+BATCHED_CASES = [case for case in INFERENCE_CASES if takes_batch(*case.values)]

@@ -12,13 +12,19 @@ import torch.fx as fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from r2d2c.diagnostics import CompileError
 from r2d2c.graph import Value
 from r2d2c.model import Model
 from r2d2c.ops.record import Example, Op
 from r2d2c.ops.registry import builtin
 from r2d2c.types import TensorType, evaluate
-from tests.conformance.models import FLOAT_CASES, INFERENCE_CASES, batch_of, inputs_of, model_of
+from tests.conformance.models import (
+    BATCHED_CASES,
+    FLOAT_CASES,
+    INFERENCE_CASES,
+    batch_of,
+    inputs_of,
+    model_of,
+)
 from tests.unit.eager_double import type_of
 
 BATCH = 6
@@ -83,26 +89,19 @@ def test_the_shape_rule_says_what_fake_tensors_give(op: Op, example: Example) ->
         assert type_of(result) == said, value
 
 
-def batched(op: Op, example: Example) -> Model | None:
-    """The example with a run-time batch in front, where the op allows one."""
-    if not example.inputs or any("[]" in text for text in example.inputs.values()):
-        return None
-    try:
-        return model_of(op, example, batch=True)
-    except CompileError:
-        return None
-
-
 def replace_first(example: Example, size: int) -> Example:
     inputs = {name: re.sub(r"\[\s*\d+", f"[{size}", text, count=1) for name, text in example.inputs.items()}
     return Example(example.call, inputs, example.range, example.tolerance, example.gradient)
 
 
-@pytest.mark.parametrize(("op", "example"), INFERENCE_CASES)
+def test_nearly_every_op_takes_a_batch_that_only_the_run_knows() -> None:
+    every, taken = ({case.values[0].name for case in cases} for cases in (INFERENCE_CASES, BATCHED_CASES))
+    assert every - taken == {"zeros", "ones", "full", "arange", "causal_mask"}  # they have no inputs
+
+
+@pytest.mark.parametrize(("op", "example"), BATCHED_CASES)
 def test_the_shape_rule_holds_with_a_symbolic_batch(op: Op, example: Example) -> None:
-    model = batched(op, example)
-    if model is None:
-        pytest.skip("the op needs this dim when compiling")
+    model = model_of(op, example, batch=True)
     for size in (BATCH, 2 * BATCH):
         given = batch_of(replace_first(example, size))
         for value, said, result in fake_types(model, given, symbolic=op.name not in NO_SYMBOLIC_FORM):

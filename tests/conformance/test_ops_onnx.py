@@ -20,8 +20,15 @@ from r2d2c.diagnostics import CompileError
 from r2d2c.model import Model
 from r2d2c.ops.record import Example, Op
 from r2d2c.ops.registry import builtin
-from tests.conformance.models import FLOAT_CASES, INFERENCE_CASES, batch_of, model_of, spec_text
-from tests.conformance.test_ops_eager import batched, check_outputs, replace_first
+from tests.conformance.models import (
+    BATCHED_CASES,
+    FLOAT_CASES,
+    INFERENCE_CASES,
+    batch_of,
+    model_of,
+    spec_text,
+)
+from tests.conformance.test_ops_eager import check_outputs, replace_first
 
 # ONNX Runtime 1.31 has no CPU kernels of float64 for these, or for what they are made of.
 NO_FLOAT64 = {
@@ -79,11 +86,9 @@ def test_onnx_gives_what_pytorch_gives(op: Op, example: Example) -> None:
         assert node.metadata_props["r2d2c.source"].startswith("conformance.yaml:")
 
 
-@pytest.mark.parametrize(("op", "example"), INFERENCE_CASES)
+@pytest.mark.parametrize(("op", "example"), BATCHED_CASES)
 def test_onnx_with_a_batch_that_only_the_run_knows(op: Op, example: Example) -> None:
-    model = batched(op, example)
-    if model is None:
-        pytest.skip("the op needs this dim when compiling")
+    model = model_of(op, example, batch=True)
     built, session = session_of(model)
     for size in (6, 4, 12):
         same(model, built, session, batch_of(replace_first(example, size)), example.tolerance)
@@ -150,21 +155,26 @@ def test_torch_onnx_export_agrees(name: str) -> None:
         torch.testing.assert_close(torch.from_numpy(theirs), mine, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "remainder", "pow", "maximum", "where"])
+PAIRS = [
+    ("f32[3]", "f64[]"),
+    ("bf16[3]", "f32[]"),
+    ("i32[3]", "i64[]"),
+    ("i64[3]", "f64[]"),
+    ("f32[]", "f64[3]"),
+]
+ARITHMETIC = ["add", "sub", "mul", "div", "remainder", "pow", "maximum", "where"]
+WITH_BOOLS = [
+    ("add", "f32[3]", "bool[]"),
+    ("mul", "f32[3]", "bool[]"),
+    ("maximum", "f32[3]", "bool[]"),
+    ("where", "f32[3]", "bool[]"),
+]
+
+
 @pytest.mark.parametrize(
-    ("left", "right"),
-    [
-        ("f32[3]", "f64[]"),
-        ("bf16[3]", "f32[]"),
-        ("i32[3]", "i64[]"),
-        ("i64[3]", "f64[]"),
-        ("f32[]", "f64[3]"),
-        ("f32[3]", "bool[]"),
-    ],
+    ("name", "left", "right"), [*((name, *pair) for name in ARITHMETIC for pair in PAIRS), *WITH_BOOLS]
 )
 def test_a_scalar_does_not_widen_what_has_dims(name: str, left: str, right: str) -> None:
-    if "bool" in right and name in ("sub", "remainder", "pow", "div"):
-        pytest.skip("not for bools")
     call = "where(x == x, x, y)" if name == "where" else f"{name}(x, y)"
     example = Example(call, {"x": left, "y": right}, range=(0.5, 2.0))
     model = r2d2c.compile(r2d2c.loads(spec_text(builtin()[name], example)))

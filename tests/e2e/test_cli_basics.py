@@ -210,7 +210,14 @@ def test_ctrl_c(tmp_path: Path) -> None:
         tmp_path, 'SystemExit((open("started", "w").close(), __import__("time").sleep(60)))'
     )
     call = [sys.executable, "-m", "r2d2c", "check", str(spec), "--plugin", str(plugin)]
-    process = subprocess.Popen(call, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background ignores SIGINT, and children inherit that.
+    process = subprocess.Popen(
+        call,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     for _ in range(300):
         if (tmp_path / "started").exists():
             break

@@ -80,7 +80,9 @@ def layer(name: str) -> int | None:
 
 
 def test_no_circles():
-    graph = nx.DiGraph((name, other) for name, found in IMPORTS.items() for other in found if other in MODULES)
+    graph = nx.DiGraph(
+        (name, other) for name, found in IMPORTS.items() for other in found if other in MODULES
+    )
     cycles = [c for c in nx.strongly_connected_components(graph) if len(c) > 1]
     assert not cycles, cycles
 

@@ -86,7 +86,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("example", examples())
+@pytest.mark.parametrize("example", list(examples()))
 def test_an_example(example: Example, folder: Path) -> None:
     text = completed(example)
     found: tuple[Diagnostic, ...]
