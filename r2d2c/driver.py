@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
 from r2d2c.credit.record import CreditRule
@@ -14,7 +13,7 @@ from r2d2c.ops.record import Op
 from r2d2c.ops.registry import Ops
 from r2d2c.pause import paused_collector
 from r2d2c.source import Source
-from r2d2c.syntax.sections import Document
+from r2d2c.syntax.parse import parse
 from r2d2c.syntax.spec import BlockSyntax, Spec
 
 
@@ -51,21 +50,6 @@ class Checked:
         )
 
 
-def parse(
-    source: Source, sink: Sink, folder: Path | None = None, settings: Sequence[str] = ()
-) -> Spec | None:
-    """Text to syntax. Mistakes are in the sink."""
-    from r2d2c.syntax.sections import validate
-    from r2d2c.syntax.spec import parse_spec
-    from r2d2c.syntax.yaml_tree import apply_set, compose
-
-    tree = compose(source, sink)
-    for setting in settings:
-        tree = apply_set(tree, setting, sink) if tree is not None else None
-    document = validate(tree, sink) if tree is not None else None
-    return parse_spec(document, sink) if document is not None else None
-
-
 def check_source(
     source: Source,
     *,
@@ -79,7 +63,7 @@ def check_source(
     """Run every stage that needs no torch. Raises `CompileError` at the end of the first stage with errors."""
     sink = Sink(warnings_are_errors=warnings_are_errors)
     with paused_collector():
-        spec = parse(source, sink, folder, settings)
+        spec = parse(source, sink, settings)
         sink.stop_on_errors()
         assert spec is not None
         return check_spec(spec, sink, Ops(ops), tuple(rules), folder or Path(), tuple(settings), seed)
@@ -137,10 +121,4 @@ def read(path: Path, shown: str | None = None) -> Source:
     return source
 
 
-def standard_library(name: str) -> str | None:
-    """The text of a spec of the standard library, ``std/NAME``."""
-    path = files("r2d2c.specs").joinpath("std", f"{name}.yaml")
-    return path.read_text("utf-8") if path.is_file() else None
-
-
-__all__ = ["Checked", "Document", "check_source", "check_spec", "parse", "read", "standard_library"]
+__all__ = ["Checked", "check_source", "check_spec", "read"]

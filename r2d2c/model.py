@@ -29,7 +29,11 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(slots=True)
 class Step:
-    """What one learning pass gives. losses: unweighted scalars by name. outputs: as the model's, in training mode."""
+    """What one learning pass gives.
+
+    losses: unweighted scalars by name. outputs: what the tasks made of this pass, in training mode; below a link with
+    `feed` they come from the representative, so metrics of the composed model are those of ``model(x=x)``.
+    """
 
     losses: Tensors
     outputs: Tensors

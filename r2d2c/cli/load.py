@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2d2c.diagnostics import CompileError, Sink
+from r2d2c.pause import paused_collector
 
 if TYPE_CHECKING:
     from r2d2c.driver import Checked
-    from r2d2c.source import Source
     from r2d2c.syntax.spec import Spec
 
 
@@ -26,15 +25,14 @@ def check_file(
     The syntax is looked at before ops and plug-ins are imported: a syntax error does not pay for them.
     """
     from r2d2c.syntax.files import read_source
+    from r2d2c.syntax.parse import parse
 
     sink = Sink(warnings_are_errors=warnings_are_errors)
-    # Arenas are many small objects without cycles; the collector would only walk them again and again.
-    gc.disable()
-    try:
+    with paused_collector():
         source = read_source(path, sink, str(path))
         if source is None:
             raise CompileError(sink.diagnostics)
-        spec = _parse(source, sink, settings or ())
+        spec = parse(source, sink, settings or ())
         sink.stop_on_errors()
         assert spec is not None
 
@@ -46,30 +44,16 @@ def check_file(
         return driver.check_spec(
             spec, sink, Ops(found.ops), found.rules, path.parent, tuple(settings or ()), None
         )
-    finally:
-        gc.enable()
-
-
-def _parse(source: Source, sink: Sink, settings: Sequence[str]) -> Spec | None:
-    # `driver.parse` does the same, but to import `driver` is to import every op.
-    from r2d2c.syntax.sections import validate
-    from r2d2c.syntax.spec import parse_spec
-    from r2d2c.syntax.yaml_tree import apply_set, compose
-
-    tree = compose(source, sink)
-    for setting in settings:
-        tree = apply_set(tree, setting, sink) if tree is not None else None
-    document = validate(tree, sink) if tree is not None else None
-    return parse_spec(document, sink) if document is not None else None
 
 
 def parse_file(path: Path, settings: Sequence[str] | None = None) -> Spec:
     """Only the syntax of a spec. Raises `CompileError`."""
     from r2d2c.syntax.files import read_source
+    from r2d2c.syntax.parse import parse
 
     sink = Sink()
     source = read_source(path, sink, str(path))
-    spec = _parse(source, sink, settings or ()) if source is not None else None
+    spec = parse(source, sink, settings or ()) if source is not None else None
     sink.stop_on_errors()
     assert spec is not None
     return spec

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from r2d2c.ops.describe import default_text, signature
 from r2d2c.ops.record import Arg, Example, Op
 from r2d2c.ops.registry import FAMILIES, builtin
 
@@ -52,11 +52,6 @@ def reference() -> str:
     return "\n".join(lines) + "\n"
 
 
-def signature(op: Op) -> str:
-    """``linear(x, out, weight=, bias=)``: how it is called."""
-    return f"{op.name}({', '.join(map(_shown, op.args))})"
-
-
 def _op(op: Op) -> Iterator[str]:
     yield f"### {op.name}"
     yield ""
@@ -68,7 +63,7 @@ def _op(op: Op) -> Iterator[str]:
         yield "| argument | what | default | meaning |"
         yield "| --- | --- | --- | --- |"
         for arg in op.args:
-            given = "" if arg.required or arg.kind == "param" else f"`{_default(arg)}`"
+            given = "" if arg.required or arg.kind == "param" else f"`{default_text(arg)}`"
             yield f"| `{arg.name}` | {_kind(arg)} | {given} | {_cell(arg.doc)} |"
     visible = [name for name in op.outputs if not name.startswith("new_")]
     if len(visible) > 1:
@@ -96,21 +91,6 @@ def _kind(arg: Arg) -> str:
     return _KINDS[arg.kind]
 
 
-def _shown(arg: Arg) -> str:
-    if arg.kind == "values":
-        return f"{arg.name}…"
-    if arg.kind == "param":
-        return f"{arg.name}="
-    return arg.name if arg.required else f"{arg.name}={_default(arg)}"
-
-
-def _default(arg: Arg) -> str:
-    value: Any = arg.default
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "none" if value is None else str(value)
-
-
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
@@ -118,11 +98,11 @@ def _cell(text: str) -> str:
 def result_types(op: Op, example: Example) -> list[str]:
     """The types of what an example gives, by the shape rules."""
     from r2d2c.diagnostics import Sink
-    from r2d2c.driver import parse
     from r2d2c.graph import Value
     from r2d2c.infer import infer
     from r2d2c.resolve.model import resolve
     from r2d2c.source import Source
+    from r2d2c.syntax.parse import parse
 
     types = {name: text.partition("<")[0].strip() for name, text in example.inputs.items()}
     lines = ["r2d2c: 1", *(["inputs:"] if types else []), *(f"  {n}: {t}" for n, t in types.items())]

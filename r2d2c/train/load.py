@@ -13,6 +13,7 @@ from r2d2c.driver import Checked
 from r2d2c.ops.registry import Ops
 from r2d2c.plugins import Found, collect
 from r2d2c.source import Source, Span
+from r2d2c.syntax.parse import parse
 from r2d2c.train.data import (
     BatchStream,
     BoundData,
@@ -76,7 +77,7 @@ def check_text(
 ) -> Checked:
     """As `driver.check_source`, with the sizes of dims to infer from the data."""
     sink = Sink()
-    spec = driver.parse(source, sink, folder, settings)
+    spec = parse(source, sink, settings)
     sink.stop_on_errors()
     assert spec is not None
     places = {entry.name: entry.span for entry in spec.dims if entry.syntax == "infer"}

@@ -13,6 +13,7 @@ from r2d2c.cli.options import FormatOption, PluginOption
 from r2d2c.credit.record import CreditRule
 from r2d2c.credit.registry import rules
 from r2d2c.diagnostics import suggest
+from r2d2c.ops.describe import default_text, signature
 from r2d2c.ops.record import Arg, Op
 from r2d2c.ops.registry import FAMILIES, Ops
 from r2d2c.plugins import collect
@@ -103,31 +104,11 @@ def _wrapped(names: list[str], most: int = 12) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
-def signature(op: Op) -> str:
-    """``linear(x, out, weight=, bias=)``: how it is called."""
-    return f"{op.name}({', '.join(map(_shown, op.args))})"
-
-
-def _shown(arg: Arg) -> str:
-    if arg.kind == "values":
-        return f"{arg.name}…"
-    if arg.kind == "param":
-        return f"{arg.name}="
-    return arg.name if arg.required else f"{arg.name}={_default(arg)}"
-
-
-def _default(arg: Arg) -> str:
-    value: Any = arg.default
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "none" if value is None else str(value)
-
-
 def _argument(arg: Arg) -> tuple[str, str, str, str]:
     kind = _KINDS.get(arg.kind, arg.kind)
     if arg.kind == "choice":
         kind = " | ".join(arg.choices)
-    default = "" if arg.required or arg.kind == "param" else f"default {_default(arg)}"
+    default = "" if arg.required or arg.kind == "param" else f"default {default_text(arg)}"
     return f"  {arg.name}", kind, default, arg.doc
 
 
