@@ -17,6 +17,8 @@ from typing import Any
 import torch
 import torch.fx as fx
 
+from r2d2c.lower.chunks import split_long
+
 _READ = re.compile(r"^(    \w+) = self\.([\w.]+)(.*)$", re.MULTILINE)
 
 
@@ -40,9 +42,10 @@ def compile_function(graph: fx.Graph, root: torch.nn.Module, name: str) -> Calla
         .replace("def forward(self)", "def forward()")
     )
     source = source.replace(" = torch.autograd.backward(", " = _backward(")
-    file = f"<r2d2c {name}>"
-    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
-    exec(compile(source, file, "exec"), scope)
+    for number, text in enumerate(split_long(source)):
+        file = f"<r2d2c {name}>" if not number else f"<r2d2c {name}, part {number}>"
+        linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+        exec(compile(text, file, "exec"), scope)
     function: Callable[..., Any] = scope["forward"]
     return function
 
