@@ -51,6 +51,35 @@ class Signatures:
         return made
 
 
+class NodeTypes:
+    """The types that go with the node at hand: what the contexts of the records' `lower` and `onnx` share."""
+
+    graph: Graph
+    signatures: Signatures
+    _node: Node | None
+
+    def type(self, argument: str) -> TensorType:
+        """The type of a value argument of the op."""
+        assert self._node is not None
+        value = self._node.inputs[self.signatures[self._node.op].names.index(argument)]
+        assert value is not None, argument
+        return self.graph.types[value]
+
+    def types(self, argument: str) -> tuple[TensorType, ...]:
+        """The types of a variadic argument."""
+        assert self._node is not None
+        first = len(self.signatures[self._node.op].names)
+        return tuple(self.graph.types[v] for v in self._node.inputs[first:] if v is not None)
+
+    @property
+    def out(self) -> tuple[TensorType, ...]:
+        """The types of the op's outputs."""
+        assert self._node is not None
+        types = self.graph.types
+        values = (Value(self._node.id, port) for port in range(len(self._node.outputs)))
+        return tuple(types[value] for value in values if value in types)
+
+
 def infer(graph: Graph, ops: Mapping[str, Op], sink: Sink) -> Graph:
     """Type every value and all storage. Mistakes go to the sink; what depends on them stays untyped and silent."""
     return _Inference(graph, ops, sink).run()

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 
 from r2d2c.graph import Graph, Node, Value
-from r2d2c.infer import Signatures
+from r2d2c.infer import NodeTypes, Signatures
 from r2d2c.ops.shapes import promoted
 from r2d2c.source import Span
 from r2d2c.types import Dim, DimLike, TensorType
@@ -40,7 +40,7 @@ _DTYPE_FROM = {"Where": 1, "OneHot": 2, "CastLike": 1}
 _SECOND = {"TopK": ir.DataType.INT64, "MaxPool": ir.DataType.INT64, "Dropout": ir.DataType.BOOL}
 
 
-class OnnxContext:
+class OnnxContext(NodeTypes):
     """One ONNX graph under construction.
 
     default: what f32 stands for, in a model converted by ``.double()``.
@@ -113,28 +113,6 @@ class OnnxContext:
     def ints(self, values: Iterable[int]) -> ir.Value:
         """A 1-D int64 constant."""
         return self.const(np.asarray([int(v) for v in values], dtype=np.int64), "i64")
-
-    def type(self, argument: str) -> TensorType:
-        """The type of a value argument of the op."""
-        assert self._node is not None
-        value = self._node.inputs[self.signatures[self._node.op].names.index(argument)]
-        assert value is not None, argument
-        return self.graph.types[value]
-
-    def types(self, argument: str) -> tuple[TensorType, ...]:
-        """The types of a variadic argument."""
-        assert self._node is not None
-        first = len(self.signatures[self._node.op].names)
-        return tuple(self.graph.types[v] for v in self._node.inputs[first:] if v is not None)
-
-    @property
-    def out(self) -> tuple[TensorType, ...]:
-        """The types of the op's outputs."""
-        assert self._node is not None
-        types = self.graph.types
-        return tuple(
-            types[v] for p in range(len(self._node.outputs)) if (v := Value(self._node.id, p)) in types
-        )
 
     def dtype_of(self, value: Given) -> str:
         """The dtype's name."""

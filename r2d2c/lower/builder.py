@@ -14,10 +14,10 @@ import torch
 import torch.fx as fx
 
 from r2d2c.graph import Graph, Node, Value
-from r2d2c.infer import Signatures
+from r2d2c.infer import NodeTypes, Signatures
 from r2d2c.ops.record import Op
 from r2d2c.source import Span
-from r2d2c.types import Dim, DimLike, TensorType
+from r2d2c.types import Dim, DimLike
 
 TORCH_DTYPES = {
     "f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "i64": torch.int64,
@@ -48,7 +48,7 @@ def trace_of(span: Span | None, what: str) -> str | None:
     return f'  File "{span.source.name}", line {span.line}, in {what}'
 
 
-class FxBuilder:
+class FxBuilder(NodeTypes):
     """One fx graph under construction.
 
     training: whether ops that differ lower to their training form.
@@ -94,26 +94,6 @@ class FxBuilder:
         node = self._create("call_function", target, args, kwargs, self._name)
         node.meta["stack_trace"] = self._trace
         return node
-
-    def type(self, argument: str) -> TensorType:
-        assert self._node is not None
-        position = self.signatures[self._node.op].names.index(argument)
-        value = self._node.inputs[position]
-        assert value is not None, argument
-        return self.graph.types[value]
-
-    def types(self, argument: str) -> tuple[TensorType, ...]:
-        assert self._node is not None
-        first = len(self.signatures[self._node.op].names)
-        return tuple(self.graph.types[v] for v in self._node.inputs[first:] if v is not None)
-
-    @property
-    def out(self) -> tuple[TensorType, ...]:
-        assert self._node is not None
-        types = self.graph.types
-        return tuple(
-            types[v] for p in range(len(self._node.outputs)) if (v := Value(self._node.id, p)) in types
-        )
 
     def dtype(self, name: str) -> torch.dtype:
         return self.default if name == "f32" else TORCH_DTYPES[name]
