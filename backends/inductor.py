@@ -1,8 +1,8 @@
 """The inductor backend: torch.compile. Opt-in, since it gains little on a CPU and compiles for minutes.
 
 Inference is compiled whole. Of a visit, the stretches of plain forward operations are compiled, each as one
-differentiable function; what lies between them (leaves, backward, random numbers, updates) runs eagerly, since
-dynamo cannot trace a call of the autograd engine.
+differentiable function; what lies between them (leaves, backward, random numbers, updates, feedback) runs eagerly,
+since dynamo cannot trace calls of the autograd engine, nor see its nodes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.fx.passes.split_module import split_module
 from r2d2c.backend import Backend
 from r2d2c.lower.graphs import Lowered, LoweredVisit, accumulate
 from r2d2c.model import Model
+from r2d2c.ops import functions
 
 _EAGER_FUNCTIONS = (torch.autograd.backward, torch.autograd.grad, accumulate, getattr)
 _AFFIX = "r2d2c_part"
@@ -82,6 +83,7 @@ def _runs_eagerly(node: fx.Node, drawn: set[fx.Node]) -> bool:
         drawn.add(node)
     return (
         (node.op == "call_function" and node.target in _EAGER_FUNCTIONS)
+        or getattr(node.target, "__module__", None) == functions.__name__
         or (node.op == "call_method" and node.target in _EAGER_METHODS)
         or not drawn.isdisjoint(node.all_input_nodes)
     )

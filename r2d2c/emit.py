@@ -5,6 +5,7 @@ It has the same parameters (names and first numbers), outputs, losses and gradie
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from r2d2c.graph import Storage
 from r2d2c.lower.builder import identifier
 from r2d2c.lower.graphs import TrainingLowering, accumulate, lower_forward, lower_inference
 from r2d2c.lower.init import draw_of, seed_of, shape_of
+from r2d2c.ops import functions
 
 if TYPE_CHECKING:
     from r2d2c.model import Model
@@ -25,6 +27,8 @@ _DELETIONS = re.compile(r";  \w+(?: = \w+)* = None$")
 _BUILTIN = re.compile(r"torch\._C\._(?:nn|special)\.(\w+)")
 _BACKWARD = re.compile(r"^    \w+ = torch\.autograd\.backward\(")
 _RETURN = re.compile(r"^    return (.*)$")
+# How fx names what the file defines itself.
+_OURS = re.compile(r"\br2d2c_(?:lower_graphs|ops_functions)_(?=\w+\()")
 
 _HEAD = '''"""{title}
 
@@ -138,6 +142,10 @@ def emit_python(model: Model) -> str:
         imports.insert(0, "import hashlib\n")
     if "accumulate(" in body:
         helpers.append(_HELPERS["accumulate"])
+    called = _called(inference.fx, losses.fx, training.fx)
+    if called:
+        helpers += [f"\n{inspect.getsource(function)}" for function in called]
+        imports.insert(0, "from typing import Any\n")
     if "math." in body:
         imports.insert(0, "import math\n")
     document = spec.spec.document
@@ -156,14 +164,16 @@ def emit_python(model: Model) -> str:
 
 
 def _refuse_foreign(name: str, *graphs: fx.Graph) -> None:
-    """The file can only call torch: an op that calls code of a plug-in cannot be written into it."""
+    """The file can only call torch and what it defines: code of a plug-in cannot be written into it."""
     sink = Sink()
     for graph in graphs:
         for node in graph.nodes:
             if node.op != "call_function" or node.target is accumulate:
                 continue
-            module = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
-            if module not in ("torch", "_operator", "operator", "builtins"):
+            module = getattr(node.target, "__module__", None) or "torch"
+            if module == functions.__name__:
+                continue
+            if module.partition(".")[0] not in ("torch", "_operator", "operator", "builtins"):
                 made = node.meta.get("r2d2c")
                 op = made[0].op if made is not None else str(node.target)
                 span = made[0].origin if made is not None else None
@@ -173,6 +183,24 @@ def _refuse_foreign(name: str, *graphs: fx.Graph) -> None:
                     f"`{op}` runs code of a plug-in, which a file that needs only torch cannot hold",
                 )
     sink.stop_on_errors()
+
+
+def _called(*graphs: fx.Graph) -> list[Callable[..., object]]:
+    """The functions of ours that some graphs call, and those that they call, in the order they are defined in."""
+    known = dict(inspect.getmembers(functions, inspect.isfunction))
+    waiting = [
+        node.target.__name__
+        for graph in graphs
+        for node in graph.nodes
+        if getattr(node.target, "__module__", None) == functions.__name__
+    ]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += [other for other in known[name].__code__.co_names if other in known]
+    return sorted((known[name] for name in found), key=lambda f: f.__code__.co_firstlineno)
 
 
 def _version() -> str:
@@ -231,9 +259,7 @@ def _method(
     for line in graph.python_code("self").src.splitlines():
         if not line.startswith("    ") or not line.strip():
             continue
-        line = _BUILTIN.sub(_public, _DELETIONS.sub("", line)).replace(
-            "r2d2c_lower_graphs_accumulate", "accumulate"
-        )
+        line = _OURS.sub("", _BUILTIN.sub(_public, _DELETIONS.sub("", line)))
         variable = line.strip().partition(" = ")[0]
         if variable in reads:
             continue

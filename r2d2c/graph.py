@@ -6,7 +6,7 @@ values that `param` nodes read from the storage table. Everything is frozen: a s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +15,9 @@ from r2d2c.types import DimLike, TensorType
 
 Stage = Literal["resolved", "typed", "inference", "training"]
 StorageKind = Literal["param", "frozen", "statistic", "stream"]
-RegionKind = Literal["model", "behavior", "representative", "loss", "teach", "block", "output", "metric"]
+RegionKind = Literal[
+    "model", "behavior", "representative", "loss", "teach", "block", "output", "metric", "credit"
+]
 EMPTY: Mapping[str, Any] = {}
 
 
@@ -58,10 +60,13 @@ CORE_OPS: dict[str, str] = {
     "size": "the size attrs['dim'], a dim that is known only when the model runs",
     "call": "runs the region attrs['region'] on its inputs; attrs['credit'] has the credit of each",
     "stop": "its input, as a constant for learning",
-    "leaf": "its input, as a constant from which gradients are taken back",
+    "leaf": "its input, as a constant from which gradients are taken back; with attrs['cut'], the value of a link",
+    "gradient": "what all losses and signals above send back to its input, a leaf",
+    "signal": "lets its second input be the gradient at its first, and trains what that is made with;"
+    " attrs['rule'] and attrs['link'] say for whom",
     "vjp": "gradients of the first attrs['outputs'] inputs, times the numbers attrs['weights'] or the cotangents that come"
     " last, with respect to the storage attrs['params'] and the attrs['wrt'] inputs in between",
-    "accumulate": "adds its input to the gradient of attrs['storage']",
+    "accumulate": "adds its input to the gradient of attrs['storage']; attrs['rule'] if no loss is behind it",
     "update": "writes its input to the statistic attrs['storage']; without one, lets the optimizer change that parameter",
     "probe": "its input times attrs['storage'], the scale that `wiring --prove` turns",
 }
@@ -118,16 +123,30 @@ class Storage:
     fans: tuple[int, int] | None = None
 
 
+def spelled(value: object) -> str:
+    """An option's value as a spec has it."""
+    return str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """A credit rule on an edge, with its arguments."""
+    """A credit rule on an edge, with the options that were given: ``(name, value)``.
+
+    Of an option that is a behavior, the value is the name of its region; `credit.options.options_of` has the
+    defaults as well.
+    """
 
     rule: str
-    args: tuple[Any, ...] = ()
+    args: tuple[tuple[str, Any], ...] = ()
     origin: Span | None = None
 
     def __str__(self) -> str:
-        return f"{self.rule}({', '.join(map(str, self.args))})" if self.args else self.rule
+        given = ", ".join(f"{name}={spelled(value)}" for name, value in self.args)
+        return f"{self.rule}({given})" if given else self.rule
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """The value given for an option."""
+        return next((value for key, value in self.args if key == name), default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +165,37 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A scalar that trains something. ``owner`` is its task, or None for one of `losses:`."""
+    """A scalar that trains something. ``owner`` is its task, or None for one of `losses:`.
+
+    rule: the credit rule that added it. every: it trains in every ``every``-th learning pass.
+    trains: the value that is differentiated, where that is not the one that is shown, and through: the credit rule
+    that says so. again: further evaluations of it, at other values of the tasks below.
+    """
 
     name: str
     value: Value
     weight: float = 1.0
     owner: str | None = None
     origin: Span | None = None
+    rule: str | None = None
+    every: int = 1
+    trains: Value | None = None
+    through: str | None = None
+    again: tuple[Value, ...] = ()
+
+    @property
+    def evaluations(self) -> tuple[Value, ...]:
+        """Every value that is this loss, or is made of it alone."""
+        return (self.value, *self.again) if self.trains is None else (self.value, self.trains, *self.again)
+
+    def mapped(self, to: Callable[[Value], Value]) -> Loss:
+        """The same loss in a graph whose values are named otherwise."""
+        trains = None if self.trains is None else to(self.trains)
+        return replace(self, value=to(self.value), trains=trains, again=tuple(map(to, self.again)))
+
+    @property
+    def root(self) -> Value:
+        return self.trains or self.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,17 @@ from r2d2c.credit.registry import rules as credit_rules
 from r2d2c.driver import Checked
 from r2d2c.graph import Graph, Storage, Value, Visit
 from r2d2c.lower.builder import TORCH_DTYPES
-from r2d2c.lower.graphs import Lowered, LoweredVisit, TrainingLowering, lower_forward, lower_inference
+from r2d2c.lower.graphs import (
+    Lowered,
+    LoweredVisit,
+    TrainingLowering,
+    forward_only,
+    lower_forward,
+    lower_inference,
+)
 from r2d2c.lower.init import Rng, initial
 from r2d2c.passes.inline import inference_graph
-from r2d2c.passes.pipeline import TRAINING, run_passes
+from r2d2c.passes.pipeline import PREPARE, run_passes
 from r2d2c.passes.training import training_graph
 from r2d2c.pause import paused_collector
 from r2d2c.wiring import Matrix, wiring
@@ -84,7 +91,7 @@ class Model(torch.nn.Module):
                 tensor = initial(row, checked.graph.seed)
                 trained = row.kind == "param"
                 self._put(name, torch.nn.Parameter(tensor, requires_grad=trained) if trained else tensor)
-        self._compiled: dict[str, Any] = {}
+        self._compiled: dict[Any, Any] = {}
 
     # -- storage
     def _put(self, name: str, tensor: torch.Tensor) -> None:
@@ -124,7 +131,7 @@ class Model(torch.nn.Module):
     @cached_property
     def _storage(self) -> Mapping[str, Storage]:
         """The spec's storage, and what its credit rules add."""
-        attached = run_passes(TRAINING[:1], self._spec.graph, self._spec.ops, self._credit_rules())
+        attached = run_passes(PREPARE, self._spec.graph, self._spec.ops, self._credit_rules())
         return attached.storage
 
     @cached_property
@@ -134,6 +141,17 @@ class Model(torch.nn.Module):
     @cached_property
     def _training_graph(self) -> Graph:
         return training_graph(self._spec.graph, self._spec.ops, self._credit_rules())
+
+    def _training_graph_without(self, skip: frozenset[str]) -> Graph:
+        """The training graph of the learning passes in which some losses (``every=n``) do not train."""
+        return training_graph(self._spec.graph, self._spec.ops, self._credit_rules(), skip=skip)
+
+    def _skipped(self) -> frozenset[str]:
+        """The losses that do not train in this learning pass."""
+        losses = self._training_graph.losses.values()
+        if "sometimes" not in self._compiled:
+            self._compiled["sometimes"] = [(loss.name, loss.every) for loss in losses if loss.every > 1]
+        return frozenset(name for name, every in self._compiled["sometimes"] if self._step % every)
 
     @property
     def _inference_lowered(self) -> Lowered:
@@ -198,11 +216,12 @@ class Model(torch.nn.Module):
 
     # -- learning
     def _visits(self) -> list[_Visit]:
-        made: list[_Visit] | None = self._compiled.get("visits")
+        skip = self._skipped()
+        made: list[_Visit] | None = self._compiled.get(("visits", skip))
         if made is None:
             if self._backend.visit is None:
                 raise TypeError(f"the backend `{self._backend.name}` is for inference only")
-            graph = self._training_graph
+            graph = self._training_graph_without(skip) if skip else self._training_graph
             with paused_collector():
                 lowered = TrainingLowering(graph, self._spec.ops, self._float).visits()
             last = {value: k for k, visit in enumerate(lowered) for value in visit.reads}
@@ -210,9 +229,11 @@ class Model(torch.nn.Module):
             made = []
             for k, (visit, plan) in enumerate(zip(lowered, graph.visits, strict=True)):
                 freed = tuple(v for v in visit.reads if last[v] == k and v not in keep)
-                losses = tuple((name, graph.losses[name].value) for name in plan.losses)
+                losses = tuple(
+                    (name, graph.losses[name].value) for name in plan.losses if name in graph.losses
+                )
                 made.append(_Visit(plan, self._backend.visit(self, visit), visit, freed, losses))
-            self._compiled["visits"] = made
+            self._compiled["visits", skip] = made
         return made
 
     def _result_values(self) -> list[Value]:
@@ -228,10 +249,10 @@ class Model(torch.nn.Module):
         self._check_batch(batch, graph)
         for port in graph.body.inputs:
             slots[port.value] = batch[port.name]
-        rng = Rng(graph.seed, self._step)
+        rng, visits = Rng(graph.seed, self._step), self._visits()
         # As `self._step += 1`, without the search through all kinds of attributes that nn.Module makes of it.
         self.__dict__["_step"] += 1
-        for visit in self._visits():
+        for visit in visits:
             lowered = visit.lowered
             arguments = [slots[value] for value in lowered.reads]
             for value in visit.freed:
@@ -278,11 +299,15 @@ class Model(torch.nn.Module):
         return Step(losses, outputs)
 
     def losses(self, **batch: torch.Tensor) -> Tensors:
-        """The losses of a batch, without gradients and as the model is used: no dropout, running statistics."""
+        """The losses of a batch, without gradients and as the model is used: no dropout, running statistics.
+
+        Losses that credit rules made from gradients, such as that of a synthetic predictor, are left out.
+        """
         graph = self._training_graph
         self._check_batch(batch, graph)
         if "losses" not in self._compiled:
-            wanted = [(name, loss.value) for name, loss in graph.losses.items()]
+            made = forward_only(graph)
+            wanted = [(name, loss.value) for name, loss in graph.losses.items() if loss.value.node in made]
             lowered = lower_forward(graph, self._spec.ops, wanted, False, self._float)
             visit = LoweredVisit(lowered.fx, "losses", (), (), False)
             compile_visit = self._backend.visit or find_backend("eager").visit

@@ -1,11 +1,13 @@
 """`wiring --prove`: perturb each loss, run the compiled graph, and see which gradients change.
 
-Every loss is multiplied by a scale that is 1; turning one scale must change, of all gradients, exactly those that
+Every loss, and every signal and plastic change of a credit rule that no loss is behind, is multiplied by a scale that
+is 1; turning one scale must change, of all gradients, exactly those that
 the wiring marks. Where nothing is marked the gradient must stay the same to the last bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -16,8 +18,9 @@ from r2d2c.diagnostics import Sink
 from r2d2c.driver import Checked
 from r2d2c.graph import Graph, Init, Node, Region, Storage, Value
 from r2d2c.model import Model
+from r2d2c.passes.building import in_order
 from r2d2c.passes.legality import Form
-from r2d2c.passes.pipeline import Attach, Differentiate, Flatten, Pass, Tables, run_passes
+from r2d2c.passes.pipeline import PREPARE, Differentiate, Pass, Tables, run_passes
 from r2d2c.sampling import random_batch
 from r2d2c.types import TensorType
 
@@ -59,24 +62,27 @@ class Proof:
 
 
 class _Probed(Model):
-    """The model with a scale on every loss; otherwise compiled the same way."""
+    """The model with a scale on every row of its wiring; otherwise compiled the same way."""
 
     def __init__(self, checked: Checked, backend: str) -> None:
         super().__init__(checked, backend)
-        self.scales = {}
-        for name in self._training_graph.losses:
-            scale = torch.ones((), dtype=torch.float64)
-            self._put(f"probe.{name}", scale)
-            self.scales[name] = scale
+        self.scales: set[str] = set()
+        for name, row in self._training_graph.storage.items():
+            if name.startswith(_PROBE):
+                self._put(name, torch.ones((), dtype=torch.float64))
+                self.scales.add(row.owner)
 
     @cached_property
     def _training_graph(self) -> Graph:
         return run_passes(PROBED, self.spec.graph, self.spec.ops, self._credit_rules())
 
 
+_PROBE = "probe."
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A scale on every loss, before the gradients are made."""
+    """A scale on every loss, signal and plastic change, before the gradients are made."""
 
     tables: Tables
     gives: ClassVar[Form] = "flat"
@@ -85,24 +91,46 @@ class Probe:
         return _with_probes(graph)
 
 
-PROBED: tuple[type[Pass], ...] = (Attach, Flatten, Probe, Differentiate)
+PROBED: tuple[type[Pass], ...] = (*PREPARE, Probe, Differentiate)
 
 
 def _with_probes(graph: Graph) -> Graph:
-    nodes = list(graph.body.nodes)
-    types, storage, losses = dict(graph.types), dict(graph.storage), dict(graph.losses)
+    types, storage = dict(graph.types), dict(graph.storage)
     scalar = TensorType("f32")
+    made: list[Node] = []
+    changed: dict[Value, Value] = {}
+
+    def scale(row: str, value: Value) -> Value:
+        """A value times the scale of a row."""
+        key, id_ = f"{_PROBE}{row}", f"probe({row}).{value.node}.{value.port}"
+        if key not in storage:
+            storage[key] = Storage(key, "frozen", Init("ones"), row, scalar)
+            made.append(Node(f"%{key}", "param", (), {"storage": key}, (key,)))
+            types[Value(f"%{key}")] = scalar
+        made.append(Node(id_, "mul", (value, Value(f"%{key}")), {}, ("probe",)))
+        types[Value(id_)] = types[value]
+        return Value(id_)
+
     for name, loss in graph.losses.items():
-        key = f"probe.{name}"
-        storage[key] = Storage(key, "frozen", Init("ones"), "probe", scalar)
-        nodes.append(Node(f"%{key}", "param", (), {"storage": key}, (key,)))
-        nodes.append(Node(f"{key}.mul", "mul", (loss.value, Value(f"%{key}")), {}, ("probe",)))
-        types[Value(f"%{key}")] = scalar
-        types[Value(f"{key}.mul")] = graph.types[loss.value]
-        losses[name] = replace(loss, value=Value(f"{key}.mul"))
+        # What is made of evaluations, a mean of two say, is scaled through them.
+        for value in {loss.value, *(loss.again or (loss.root,))}:
+            changed[value] = scale(name, value)
+    nodes = [_probed(node, changed, scale) for node in graph.body.nodes]
+    losses = {name: loss.mapped(lambda v: changed.get(v, v)) for name, loss in graph.losses.items()}
     main = graph.body
-    region = Region(main.name, main.kind, main.inputs, main.outputs, tuple(nodes), main.origin)
+    every = tuple(in_order([*nodes, *made]))
+    region = Region(main.name, main.kind, main.inputs, main.outputs, every, main.origin)
     return graph.with_(regions={main.name: region}, types=types, storage=storage, losses=losses)
+
+
+def _probed(node: Node, changed: Mapping[Value, Value], scale: Callable[[str, Value], Value]) -> Node:
+    """A node that reads scaled losses; signals and plastic changes have scales of their own."""
+    inputs = tuple(changed.get(v, v) if v is not None else None for v in node.inputs)
+    if node.op == "signal" and inputs[1] is not None:
+        inputs = (inputs[0], scale(node.id, inputs[1]))
+    elif node.op == "accumulate" and inputs[0] is not None:
+        inputs = (scale(node.attrs["link"], inputs[0]),)
+    return node if inputs == node.inputs else replace(node, inputs=inputs)
 
 
 def prove(model: Model) -> Proof:
@@ -115,7 +143,7 @@ def prove(model: Model) -> Proof:
         _randomise(probed, attempt)
         batch = random_batch(probed.graph, seed=attempt, dtype=torch.float64)
         rest = _gradients(probed, batch, None)
-        for loss in probed.scales:
+        for loss in expected.keys() & probed.scales:
             turned = _gradients(probed, batch, loss)
             moved |= {(loss, name) for name in rest if _differ(rest[name], turned[name])}
         if marked <= moved:
@@ -142,10 +170,14 @@ def _gradients(
 ) -> dict[str, torch.Tensor | None]:
     buffers = dict(model.named_buffers())
     for name in model.scales:
-        buffers[f"probe.{name}"].fill_(1.5 if name == turned else 1.0)
+        buffers[f"{_PROBE}{name}"].fill_(1.5 if name == turned else 1.0)
     model.zero_grad(set_to_none=True)
     model._step = 0  # the same random numbers in every run
+    before = {name: tensor.clone() for name, tensor in buffers.items()}
     model.learn(**batch)
+    with torch.no_grad():
+        for name, tensor in before.items():
+            buffers[name].copy_(tensor)  # and the same statistics
     return {name: p.grad for name, p in model.named_parameters()}
 
 

@@ -1,49 +1,62 @@
-"""Which loss trains which parameter, read off the training graph: `wiring`."""
+"""Which loss trains which parameter, and how, read off the training graph: `wiring`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.ops.record import Op
 from r2d2c.passes.reach import Cone, Reach
 
 Matrix = dict[str, dict[str, str | None]]
+GRADIENT = "gradient"
+PLASTIC = "plastic"
+_NOTHING: frozenset[str] = frozenset()
 
 
-def wiring(
-    training: Graph, ops: Mapping[str, Op], losses: Mapping[str, object], storage: Mapping[str, object]
-) -> Matrix:
+def wiring(training: Graph, ops: Mapping[str, Op], losses: Iterable[str], storage: Iterable[str]) -> Matrix:
     """``{loss: {parameter: "gradient" | "rule:NAME" | "plastic" | None}}``.
 
-    ``losses`` and ``storage`` are those of the whole model: a loss that trains nothing has only None.
+    ``losses`` and ``storage`` are those of the whole model: a loss that trains nothing has only None. What a credit
+    rule trains from no loss at all has rows of its own below: ``t1.synthetic.delta``, ``t1.hebbian``.
     """
-    teachers = Teachers(training, ops).by_parameter()
-    return {
-        loss: {name: ("gradient" if loss in teachers.get(name, ()) else None) for name in storage}
-        for loss in losses
-    }
+    found = Teachers(training, ops).by_parameter()
+    storage = list(storage)
+    rows = dict.fromkeys([*losses, *(row for teachers in found.values() for row in teachers)])
+    return {row: {name: found.get(name, {}).get(row) for name in storage} for row in rows}
 
 
 class Teachers:
-    """Walks back from every `accumulate` to the losses its gradient comes from."""
+    """Walks back from every `accumulate` to the losses its gradient comes from.
+
+    A loss whose own gradient arrives is marked "gradient". If it only arrives changed by a credit rule, or if the
+    gradient merely depends on it (a target that was made from it), it is marked "rule:NAME".
+    """
 
     def __init__(self, graph: Graph, ops: Mapping[str, Op]) -> None:
         self.graph = graph
         self.nodes = {node.id: node for node in graph.body.nodes}
         self.reach = Reach(graph, ops)
-        self.loss_of = {loss.value: name for name, loss in graph.losses.items()}
+        self.changing = {name: op.changes_credit for name, op in ops.items() if op.changes_credit}
+        self.loss_of = {value: name for name, loss in graph.losses.items() for value in loss.evaluations}
         self._cones: dict[Value, Cone] = {}
-        self._sources: dict[Value, frozenset[str]] = {}
+        self._plain: dict[Value, set[str]] = {}
+        self._sources = self._find_sources()
 
-    def by_parameter(self) -> dict[str, set[str]]:
-        """The losses that teach each parameter."""
-        found: dict[str, set[str]] = {}
+    def by_parameter(self) -> dict[str, dict[str, str]]:
+        """The rows that teach each parameter, and how."""
+        found: dict[str, dict[str, str]] = {}
         for node in self.graph.body.nodes:
             if node.op != "accumulate" or node.inputs[0] is None:
                 continue
             name = node.attrs["storage"]
-            found.setdefault(name, set()).update(self._of_gradient(node.inputs[0], name))
+            entries = found.setdefault(name, {})
+            if "rule" in node.attrs:
+                entries[node.attrs["link"]] = PLASTIC
+                continue
+            for row, entry in self._of_gradient(self.nodes[node.inputs[0].node], name):
+                if entries.get(row) != GRADIENT:
+                    entries[row] = entry
         return found
 
     def _cone(self, value: Value) -> Cone:
@@ -51,60 +64,109 @@ class Teachers:
             self._cones[value] = self.reach.cone([value])
         return self._cones[value]
 
-    def _of_gradient(self, gradient: Value, parameter: str) -> frozenset[str]:
-        """The losses behind a vjp's gradient of a parameter."""
-        vjp = self.nodes[gradient.node]
-        assert vjp.op == "vjp"
-        return self._through(vjp, lambda cone: parameter in cone.params)
-
-    def _through(self, vjp: Node, reaches: object) -> frozenset[str]:
-        count, wrt = vjp.attrs["outputs"], vjp.attrs["wrt"]
-        outputs, cotangents = vjp.inputs[:count], vjp.inputs[count + wrt :]
-        found: frozenset[str] = frozenset()
-        for position, output in enumerate(outputs):
-            if output is None or not reaches(self._cone(output)):  # type: ignore[operator]
+    def _of_gradient(self, vjp: Node, parameter: str) -> Iterable[tuple[str, str]]:
+        """The rows behind a vjp's gradient of a parameter."""
+        for position, output, cotangent in self._outputs(vjp):
+            if parameter not in self._cone(output).params:
                 continue
-            if output in self.loss_of:
-                found |= {self.loss_of[output]}
-            if position < len(cotangents) and cotangents[position] is not None:
-                found |= self.sources(cotangents[position])  # type: ignore[arg-type]
+            changed = self._changed(output, parameter)
+            if cotangent is None:
+                own = self.loss_of.get(output)
+                if own is not None:
+                    yield own, changed or GRADIENT
+                loss = self.graph.losses.get(own or "")
+                rule = (loss.rule or loss.through) if loss is not None else None
+                for name in self._sources.get(output, _NOTHING) - {own}:
+                    yield name, f"rule:{rule}" if rule else GRADIENT
+                continue
+            name, rule = self._signal(vjp, position)
+            sources = self._sources.get(cotangent, _NOTHING)
+            if rule is not None:
+                sources |= self._sources.get(output, _NOTHING)
+            for source in sources or ({name} if rule is not None else ()):
+                yield source, f"rule:{rule}" if rule is not None else changed or GRADIENT
+
+    def _signal(self, vjp: Node, position: int) -> tuple[str, str | None]:
+        """The name and rule of the signal that a vjp starts from; the rule is None if it is a true gradient."""
+        signals = vjp.attrs.get("signals")
+        found: tuple[str, str | None] | None = signals[position] if signals else None
+        return found or ("", None)
+
+    def _outputs(self, vjp: Node) -> Iterable[tuple[int, Value, Value | None]]:
+        """The outputs of a vjp with their positions and cotangents, None where that is a number."""
+        count, wrt = vjp.attrs["outputs"], vjp.attrs["wrt"]
+        given = iter(vjp.inputs[count + wrt :])
+        weights = vjp.attrs["weights"] or (None,) * count
+        for position, (output, weight) in enumerate(zip(vjp.inputs[:count], weights, strict=True)):
+            cotangent = next(given) if weight is None else None
+            if output is not None:
+                yield position, output, cotangent
+
+    def _changed(self, output: Value, parameter: str) -> str | None:
+        """ "rule:NAME" if the gradient comes to a parameter only by ways that an op of a credit rule changes."""
+        if not self.changing:
+            return None
+        if output not in self._plain:
+            self._plain[output] = self._without_changes(output)
+        if parameter in self._plain[output]:
+            return None
+        cone = self._cone(output)
+        rules = {
+            self.changing[self.nodes[id_].op] for id_ in cone.nodes if self.nodes[id_].op in self.changing
+        }
+        return f"rule:{'+'.join(sorted(rules))}"
+
+    def _without_changes(self, output: Value) -> set[str]:
+        """The parameters that a gradient reaches without passing the first input of an op that changes it."""
+        params: set[str] = set()
+        seen: set[Value] = set()
+        stack = [output]
+        while stack:
+            value = stack.pop()
+            if value in seen or not self.reach.needs_gradient(value):
+                continue
+            seen.add(value)
+            node = self.nodes[value.node]
+            if node.op == "param":
+                params.add(node.attrs["storage"])
+            elif node.op != "leaf":
+                first = 1 if node.op in self.changing else 0
+                stack.extend(v for v in node.inputs[first:] if v is not None)
+        return params
+
+    def _find_sources(self) -> dict[Value, frozenset[str]]:
+        """The losses that a value depends on because a gradient was taken on the way to it; empty ones left out."""
+        found: dict[Value, frozenset[str]] = {}
+        for node in self.graph.body.nodes:
+            if node.op == "vjp":
+                self._sources_of_vjp(node, found)
+                continue
+            sources = _NOTHING
+            for value in node.inputs:
+                if value is not None and value in found:
+                    sources |= found[value]
+            for port in range(len(node.outputs)):
+                value = Value(node.id, port)
+                own = sources | {self.loss_of[value]} if value in self.loss_of else sources
+                if own:
+                    found[value] = own
         return found
 
-    def sources(self, value: Value) -> frozenset[str]:
-        """The losses that a cotangent depends on."""
-        if value not in self._sources:
-            self._sources[value] = frozenset()  # a cotangent never depends on itself
-            self._sources[value] = self._find(value)
-        return self._sources[value]
-
-    def _find(self, value: Value) -> frozenset[str]:
-        node = self.nodes[value.node]
-        if value in self.loss_of:
-            return frozenset((self.loss_of[value],))
-        if node.op == "vjp":
-            count = node.attrs["outputs"]
-            leaf = node.inputs[count + value.port - len(node.attrs["params"])]
-            found = self._through(node, lambda cone: leaf in cone.leaves)
-            for output in node.inputs[:count]:
-                # d of a `teach` that is not linear: its coefficients depend on every loss it is made of.
-                if output is not None and output not in self.loss_of:
-                    found |= self._upstream(output)
-            return found
-        return frozenset().union(*(self.sources(v) for v in node.inputs if v is not None))
-
-    def _upstream(self, value: Value) -> frozenset[str]:
-        found: set[str] = set()
-        stack, seen = [value], set()
-        while stack:
-            here = stack.pop()
-            if here in seen:
-                continue
-            seen.add(here)
-            if here in self.loss_of:
-                found.add(self.loss_of[here])
-                continue
-            stack.extend(v for v in self.nodes[here.node].inputs if v is not None)
-        return frozenset(found)
+    def _sources_of_vjp(self, vjp: Node, found: dict[Value, frozenset[str]]) -> None:
+        count, wrt = vjp.attrs["outputs"], vjp.attrs["wrt"]
+        for number, leaf in enumerate(vjp.inputs[count : count + wrt]):
+            sources = _NOTHING
+            for position, output, cotangent in self._outputs(vjp):
+                cone = self._cone(output)
+                if leaf is None or not (leaf in cone.leaves or leaf.node in cone.nodes):
+                    continue
+                sources |= found.get(output, _NOTHING)
+                if cotangent is not None:
+                    name, rule = self._signal(vjp, position)
+                    alone = frozenset((name,)) if rule is not None else _NOTHING
+                    sources |= found.get(cotangent, alone)
+            if sources:
+                found[Value(vjp.id, len(vjp.attrs["params"]) + number)] = sources
 
 
 def groups(matrix: Matrix, storage: Mapping[str, object]) -> dict[str, list[str]]:

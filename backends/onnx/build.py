@@ -79,6 +79,9 @@ class _Writer:
             elif "r2d2c" in fx_node.meta:
                 self._value(Value(fx_node.meta["r2d2c"][0].id))
         results = self._outputs(outputs)
+        # What only learning reads (the weights that feedback takes) is an argument of its op all the same.
+        o.initializers = [value for value in o.initializers if value.uses()]
+        self.stored = {name: value for name, value in self.stored.items() if value.uses()}
         graph = ir.Graph(
             o.inputs,
             results,

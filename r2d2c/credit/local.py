@@ -15,7 +15,7 @@ LOCAL = CreditRule(
     "Nothing comes back: the lower task learns from its own losses alone. With `feed`, the upper task reads the "
     "lower one's representative while it learns.",
     "0",
-    _attach,
+    attach=_attach,
     keeps_distance=True,
     takes_feed=True,
     colour="#2ca02c",

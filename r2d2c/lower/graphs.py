@@ -64,6 +64,17 @@ def lower_forward(
     return Lowered(b.fx, tuple(p.name for p in graph.body.inputs), tuple(n for n, _ in wanted), random)
 
 
+def forward_only(graph: Graph) -> set[str]:
+    """The nodes of a training graph that can be computed without taking any gradient."""
+    found: set[str] = set()
+    for node in graph.body.nodes:
+        if node.op not in ("vjp", "accumulate", "update") and all(
+            v is None or v.node in found for v in node.inputs
+        ):
+            found.add(node.id)
+    return found
+
+
 def _as_tensor(b: FxBuilder, result: Any) -> Any:
     """An output that is a plain number becomes a tensor."""
     return b("torch.tensor", result) if isinstance(result, (int, float)) else result
@@ -206,10 +217,10 @@ class TrainingLowering:
         count, attrs = node.attrs["outputs"], node.attrs
         outputs = [b.env[v] for v in node.inputs[:count] if v is not None]
         wrt = [b.env[v] for v in node.inputs[count : count + attrs["wrt"]] if v is not None]
-        given = [b.env[v] for v in node.inputs[count + attrs["wrt"] :] if v is not None]
-        cotangents = given or [
-            None if w == 1.0 else b("torch.full_like", out, w)
-            for out, w in zip(outputs, attrs["weights"], strict=True)
+        given = iter([b.env[v] for v in node.inputs[count + attrs["wrt"] :] if v is not None])
+        cotangents = [
+            next(given) if w is None else None if w == 1.0 else b("torch.full_like", out, w)
+            for out, w in zip(outputs, attrs["weights"] or [None] * count, strict=True)
         ]
         params = [b.parameter(name) for name in attrs["params"]]
         keep = {"retain_graph": True} if attrs["retain"] else {}

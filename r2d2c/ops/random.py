@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from r2d2c.ops.dims import expect_known
 from r2d2c.ops.record import Arg, Example, Op, ShapeError, Shapes
-from r2d2c.ops.shapes import expect_floating
-from r2d2c.types import TensorType
+from r2d2c.ops.shapes import expect_floating, expect_rank
+from r2d2c.types import INTEGERS, TensorType
 
 _X = Arg("x", doc="any shape, floating")
 
@@ -100,4 +101,79 @@ UNIFORM_LIKE = Op(
     ),
 )
 
-OPS = (DROPOUT, NOISE, NORMAL_LIKE, UNIFORM_LIKE)
+
+# -- labels
+
+
+def _expect_labels(s: Shapes, y: TensorType, classes: int) -> None:
+    if y.dtype not in INTEGERS or y.weak:
+        raise ShapeError(f"`y` is {y}, and classes are integers", "y")
+    if classes < 2:
+        raise ShapeError("of one class, no label is wrong", "classes" if y.rank else "y")
+    s.bound("y", classes)
+
+
+def _wrong_shape(s: Shapes, a: Any) -> TensorType:
+    _expect_labels(s, a.y, expect_known(a.classes, "classes", "the number of classes"))
+    return a.y  # type: ignore[no-any-return]
+
+
+def _wrong_lower(b: Any, a: Any) -> Any:
+    if not b.training:
+        return b("torch.remainder", b("torch.add", a.y, 1), int(a.classes))
+    step = b.method("random_", b("torch.empty_like", a.y), 1, int(a.classes), generator=b.generator(a.y))
+    return b("torch.remainder", b("torch.add", a.y, step), int(a.classes))
+
+
+WRONG_LABEL = Op(
+    "wrong_label",
+    "Another class than `y`, each of them as likely; the next one where nothing may be random.",
+    (Arg("y", doc="integers at least 0 and less than `classes`"), Arg("classes", "size")),
+    _wrong_shape,
+    _wrong_lower,
+    traits=frozenset({"random", "no_gradient"}),
+    examples=(
+        Example("wrong_label(y, 10)", {"y": "i64[4] < 10"}, gradient=False),
+        Example("wrong_label(y, 2)", {"y": "i32[2, 3] < 2"}, gradient=False),
+    ),
+)
+
+
+def _hard_shape(s: Shapes, a: Any) -> TensorType:
+    expect_rank(a.logits, 2, "logits", "`hard_label`")
+    expect_rank(a.y, 1, "y", "`hard_label`")
+    expect_floating(a.logits, "logits")
+    if not s.unify(a.logits.dims[0], a.y.dims[0]):
+        raise ShapeError(f"`logits` is {a.logits} and `y` is {a.y}", "logits", "y")
+    _expect_labels(s, a.y, expect_known(a.logits.dims[1], "logits", "the number of classes"))
+    return a.y  # type: ignore[no-any-return]
+
+
+def _hard_lower(b: Any, a: Any) -> Any:
+    scores = a.logits
+    if b.training:
+        # argmax(l - log(q)), q ~ Exp(1), is a draw from softmax(l).
+        q = b.method("exponential_", b("torch.empty_like", scores), 1, generator=b.generator(scores))
+        scores = b("torch.sub", scores, b("torch.log", q))
+    y = a.y if b.type("y").dtype == "i64" else b.method("to", a.y, b.dtype("i64"))
+    # log 0 at the label: no number that could be written is low enough in every dtype.
+    wrong = b("torch.scatter", b("torch.ones_like", scores), 1, b("torch.unsqueeze", y, 1), 0.0)
+    label = b("torch.argmax", b("torch.add", scores, b("torch.log", wrong)), 1)
+    return label if b.type("y").dtype == "i64" else b.method("to", label, b.dtype(b.type("y").dtype))
+
+
+HARD_LABEL = Op(
+    "hard_label",
+    "Another class than `y`, drawn from the softmax of `logits` over the wrong ones; the most likely one where nothing "
+    "may be random.",
+    (Arg("logits", doc="`[B, C]`, floating"), Arg("y", doc="`[B]`, integers at least 0 and less than C")),
+    _hard_shape,
+    _hard_lower,
+    traits=frozenset({"random", "no_gradient"}),
+    examples=(
+        Example("hard_label(logits, y)", {"logits": "f32[4, 10]", "y": "i64[4] < 10"}, gradient=False),
+        Example("hard_label(logits, y)", {"logits": "f64[3, 2]", "y": "i32[3] < 2"}, gradient=False),
+    ),
+)
+
+OPS = (DROPOUT, NOISE, NORMAL_LIKE, UNIFORM_LIKE, WRONG_LABEL, HARD_LABEL)

@@ -135,6 +135,7 @@ class Op:
         A name that is missing from the result means that the op does without (``bias=false``).
     mixes: the axes along which one output element depends on several elements of an input, as ``(argument, axis)``;
         the verifier warns when such an axis is the batch. The default is none.
+    changes_credit: the credit rule by which the gradient of its first input is another than the true one.
     onnx: None means no ONNX form: the exporter then asks torch.onnx.export for this op alone.
     cost: floating point operations, given the namespace of types; the default is one per output element.
     """
@@ -152,6 +153,7 @@ class Op:
     cost: Callable[[Any], DimLike] | None = None
     examples: tuple[Example, ...] = ()
     family: str = ""
+    changes_credit: str | None = None
 
     @property
     def values(self) -> tuple[Arg, ...]:

@@ -6,33 +6,36 @@ is taken back, and enter other representatives as `stop`s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from r2d2c.credit.record import CreditRule
-from r2d2c.graph import Credit, Graph, Init, Link, Loss, Node, Region, Storage, Task, Value
-from r2d2c.infer import Signature
-from r2d2c.ops.record import Op, Shapes
+from r2d2c.graph import Graph, Link, Loss, Node, Region, Value
+from r2d2c.ops.record import Op
 from r2d2c.ops.registry import builtin
+from r2d2c.passes.building import GraphBuilder, in_order
+from r2d2c.passes.edges import AttachedEdge, AttachedNetwork
 from r2d2c.source import Span
-from r2d2c.types import TensorType
 
 
 def active_losses(graph: Graph, rules: Mapping[str, CreditRule]) -> dict[str, Loss]:
     """The losses that train: a task below a link whose rule is not local has its distance dropped, unless it is
     an output or says ``keep: own``."""
-    behaviors_out = _output_tasks(graph)
+    behaviors_out = output_tasks(graph)
     dropped = set()
     for link in graph.links:
         task = graph.tasks[link.source_task]
         rule = rules[link.credit.rule]
         if not rule.keeps_distance and not task.keep_own and task.name not in behaviors_out:
             dropped.add(task.name)
-    return {name: loss for name, loss in graph.losses.items() if loss.owner not in dropped}
+    return {
+        name: loss
+        for name, loss in graph.losses.items()
+        if loss.rule is not None or loss.owner not in dropped
+    }
 
 
-def _output_tasks(graph: Graph) -> set[str]:
+def output_tasks(graph: Graph) -> set[str]:
     """Tasks one of whose values is an output, directly or through an output expression."""
     nodes = {node.id: node for node in graph.body.nodes}
     found = set()
@@ -46,120 +49,17 @@ def _output_tasks(graph: Graph) -> set[str]:
     return found
 
 
-@dataclass(slots=True)
-class _Edge:
-    """The `Edge` protocol over the pass below."""
-
-    pass_: AttachCredit
-    link: Link
-
-    @property
-    def credit(self) -> Credit:
-        return self.link.credit
-
-    @property
-    def value(self) -> Value:
-        return self.link.source
-
-    @property
-    def feed(self) -> Value | None:
-        return self.pass_.leaf(self.link.feed) if self.link.feed is not None else None
-
-    def type(self, value: Value) -> TensorType:
-        return self.pass_.types[value]
-
-    def task(self, name: str) -> Task:
-        return self.pass_.graph.tasks[name]
-
-    def node(self, op: str, *inputs: Value, name: str = "", **attrs: object) -> Value:
-        return self.pass_.add(f"{self.link.target}.{name or op}", op, inputs, attrs, self.link)
-
-    def stop(self, value: Value) -> Value:
-        return self.pass_.stop(value)
-
-    def storage(
-        self, name: str, type_: TensorType, init: Init, kind: Literal["param", "frozen", "statistic"]
-    ) -> Value:
-        full = f"{self.link.source_task}.{name}"
-        self.pass_.storage[full] = Storage(full, kind, init, self.link.target, type_, origin=self.link.origin)
-        return self.pass_.add(f"%{full}", "param", (), {"storage": full}, self.link)
-
-    def loss(self, loss: Loss) -> None:
-        self.pass_.losses[loss.name] = loss
-
-
-class AttachCredit:
+class AttachCredit(GraphBuilder):
     """The pass. `run` gives a graph of stage "training" that has no gradients yet."""
 
     def __init__(
         self, graph: Graph, rules: Mapping[str, CreditRule], ops: Mapping[str, Op] | None = None
     ) -> None:
-        self.graph, self.rules, self.ops = graph, rules, builtin() if ops is None else ops
-        self.types = dict(graph.types)
-        self.storage = dict(graph.storage)
+        super().__init__(graph, builtin() if ops is None else ops)
+        self.rules = rules
         self.losses = active_losses(graph, rules)
-        self.nodes: list[Node] = []
-        self.done: set[str] = set()
-        # The ids of all other nodes: `stop` may stand in the spec as well.
-        self.taken = {node.id for region in graph.regions.values() for node in region.nodes}
-        self.leaves: dict[Value, Value] = {}
-        self.stops: dict[Value, Value] = {}
-
-    # -- adding nodes
-    def add(
-        self, id_: str, op: str, inputs: tuple[Value, ...], attrs: Mapping[str, Any], link: Link | None
-    ) -> Value:
-        name, number = id_, 2
-        while name in self.done or name in self.taken:
-            name, number = f"{id_}_{number}", number + 1
-        self.done.add(name)
-        outputs = (attrs["storage"],) if op == "param" else (id_.rpartition(".")[2],)
-        operands: tuple[Value | None, ...] = inputs
-        if op in self.ops:
-            outputs = (*outputs, *self.ops[op].outputs[1:])
-            defaults = {arg.name: arg.default for arg in self.ops[op].attributes if not arg.required}
-            attrs = {**defaults, **attrs}
-            operands += (None,) * (len(Signature(self.ops[op]).names) - len(inputs))
-        origin = link.origin if link else self._origin(inputs[0]) if inputs else None
-        node = Node(name, op, operands, attrs, outputs, origin)
-        self.nodes.append(node)
-        value = Value(name)
-        if op == "param":
-            self.types[value] = self.storage[attrs["storage"]].type  # type: ignore[assignment]
-        elif op in ("stop", "leaf"):
-            self.types[value] = self.types[inputs[0]]
-        elif op == "constant":
-            self.types[value] = TensorType("float")
-        elif op in self.ops:
-            types = [self.types[v] if v is not None else None for v in operands]
-            result = self.ops[op].shape(Shapes(), Signature(self.ops[op]).namespace(node, types))
-            for port, type_ in enumerate(result if isinstance(result, tuple) else (result,)):
-                self.types[Value(name, port)] = type_
-        return value
-
-    def _origin(self, value: Value) -> Span | None:
-        """Where in the spec a value of a task is made."""
-        region = self.graph.regions.get(value.node)
-        made = region.outputs[value.port].value.node if region is not None else None
-        return next((n.origin for n in region.nodes if n.id == made), None) if region is not None else None
-
-    def _name(self, value: Value) -> str:
-        port = self._port_name(value)
-        return f"{value.node.removesuffix('.representative')}.{port}"
-
-    def _port_name(self, value: Value) -> str:
-        region = self.graph.regions.get(value.node)
-        return region.outputs[value.port].name if region is not None else "value"
-
-    def stop(self, value: Value) -> Value:
-        if value not in self.stops:
-            self.stops[value] = self.add(f"{self._name(value)}.stop", "stop", (value,), {}, None)
-        return self.stops[value]
-
-    def leaf(self, value: Value) -> Value:
-        if value not in self.leaves:
-            self.leaves[value] = self.add(f"{self._name(value)}.leaf", "leaf", (value,), {}, None)
-        return self.leaves[value]
+        self.edges: list[AttachedEdge] = []
+        self._errors: dict[Value, tuple[Value, Value]] = {}
 
     # -- the pass
     def run(self) -> Graph:
@@ -171,6 +71,7 @@ class AttachCredit:
         order += [port.value.node for port in main.outputs]
         for id_ in order:
             self._visit(id_, waiting, links)
+        self._let_rules_finish()
         tasks = {
             name: replace(
                 task,
@@ -179,7 +80,8 @@ class AttachCredit:
             )
             for name, task in graph.tasks.items()
         }
-        region = Region(main.name, main.kind, main.inputs, main.outputs, tuple(self.nodes), main.origin)
+        nodes = tuple(in_order(self.nodes))
+        region = Region(main.name, main.kind, main.inputs, main.outputs, nodes, main.origin)
         return graph.with_(
             stage="training",
             regions={**graph.regions, main.name: region},
@@ -228,7 +130,116 @@ class AttachCredit:
             return None
         link = links.get((node.id, position))
         if link is not None:
-            return self.rules[link.credit.rule].attach(_Edge(self, link))
+            edge = self._edge(link)
+            attach = edge.rule.attach
+            return edge.stop(edge.value) if attach is None else attach(edge)
         if value.node.endswith(".representative"):
-            return self.stop(value) if node.id.endswith(".representative") else self.leaf(value)
+            return self.stop(value) if node.id.endswith(".representative") else self.leaf(value, cut=False)
         return value
+
+    def _edge(self, link: Link) -> AttachedEdge:
+        rule = self.rules[link.credit.rule]
+        # One link of its kind is named after the task below; of several, after both tasks.
+        twin = any(
+            other is not link and other.source_task == link.source_task and other.credit.rule == rule.name
+            for other in self.graph.links
+        )
+        place = f"{link.source_task}.{rule.name}" + (f".{link.target}" if twin else "")
+        edge = AttachedEdge(
+            self, rule, place, link.source_task, link.origin or link.credit.origin, self, link
+        )
+        self.edges.append(edge)
+        return edge
+
+    def _let_rules_finish(self) -> None:
+        position = {node.id: k for k, node in enumerate(self.nodes)}
+        self.edges.sort(key=lambda edge: position[edge.value.node])
+        for edge in self.edges:
+            if edge.rule.signal is not None:
+                edge.signal(edge.value, edge.rule.signal(edge))
+        for rule in {edge.rule.name: edge.rule for edge in self.edges}.values():
+            if rule.finish is not None:
+                edges = tuple(edge for edge in self.edges if edge.rule is rule)
+                place, origin = rule.name, edges[0].origin
+                rule.finish(AttachedNetwork(self, rule, place, edges[0].owner, origin, self, edges))
+
+    # -- what edges ask for
+    def _called(self, task: str) -> Node:
+        return next(node for node in self.nodes if node.id == task)
+
+    def reads(self, task: str) -> tuple[Value, ...]:
+        """What a task's behavior reads while it learns."""
+        return tuple(v for v in self._called(task).inputs if v is not None)
+
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(node.id for node in self.nodes if node.id in self.graph.tasks)
+
+    def loss_reads(self, loss: str) -> tuple[Value, ...]:
+        node = next(node for node in self.nodes if node.id == self.losses[loss].value.node)
+        return tuple(v for v in node.inputs if v is not None)
+
+    def gives(self, task: str) -> tuple[Value, ...]:
+        """The values of a task's behavior."""
+        return tuple(Value(task, port) for port in range(len(self._called(task).outputs)))
+
+    def call_again(
+        self, task: str, instead: Mapping[Value, Value], name: str, origin: Span | None
+    ) -> tuple[Value, ...]:
+        return self._again(self._called(task), instead, f"{task}.{name}", origin)
+
+    def loss_again(self, loss: str, instead: Mapping[Value, Value], name: str, origin: Span | None) -> Value:
+        value = self.losses[loss].value
+        made = self._again(self._called(value.node), instead, f"{loss}.loss.{name}", origin)[value.port]
+        row = self.losses[loss]
+        self.losses[loss] = replace(row, again=(*row.again, made))
+        return made
+
+    def _again(
+        self, node: Node, instead: Mapping[Value, Value], id_: str, origin: Span | None
+    ) -> tuple[Value, ...]:
+        inputs = tuple(instead.get(v, v) if v is not None else None for v in node.inputs)
+        again = replace(node, id=self.unique(id_), inputs=inputs, origin=origin or node.origin)
+        return self._append(again, [self.types[Value(node.id, p)] for p in range(len(node.outputs))])
+
+    def _append(self, node: Node, types: Sequence[object]) -> tuple[Value, ...]:
+        self.nodes.append(node)
+        values = tuple(Value(node.id, port) for port in range(len(node.outputs)))
+        self.types.update(zip(values, types, strict=True))  # type: ignore[arg-type]
+        return values
+
+    def apply(self, region: str, values: Sequence[Value], origin: Span | None) -> Value:
+        """Call the region of an option."""
+        callee = self.graph.regions[region]
+        outputs = tuple(port.name for port in callee.outputs)
+        types = [self.graph.types[port.value] for port in callee.outputs]
+        node = Node(self.unique(f"{region}.call"), "call", tuple(values), {"region": region}, outputs, origin)
+        return self._append(node, types)[0]
+
+    def errors(self) -> list[tuple[Value, Value]]:
+        """Every output that a loss at the end of the graph reads, and ∂L/∂output."""
+        ends = output_tasks(self.graph)
+        losses = {
+            loss.value.node for loss in self.losses.values() if loss.owner in ends and loss.rule is None
+        }
+        read = [v for node in self.nodes if node.id in losses for v in node.inputs if v is not None]
+        whole = {leaf: value for value, (leaf, _) in self._errors.items()}
+        outputs = dict.fromkeys(whole.get(value, value) for value in read)
+        return [
+            (value, self.error(value))
+            for value in outputs
+            if value.node in self.graph.tasks and self.types[value].floating
+        ]
+
+    def error(self, value: Value) -> Value:
+        """Cut a task's value off what reads it: ∂L/∂value becomes a value, which then trains the task."""
+        if value not in self._errors:
+            name = self._name(value)
+            leaf = self.fresh_leaf(f"{name}.output", value, cut=True)
+            for number, node in enumerate(self.nodes):
+                if node.op not in ("stop", "leaf", "signal") and value in node.inputs:
+                    inputs = tuple(leaf if v == value else v for v in node.inputs)
+                    self.nodes[number] = replace(node, inputs=inputs)
+            error = self.add(f"{name}.error", "gradient", (leaf,), {})
+            self.signal(value, error, f"{name}.error", None, self.origin(value))
+            self._errors[value] = leaf, error
+        return self._errors[value][1]

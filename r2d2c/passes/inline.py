@@ -34,9 +34,7 @@ class _Flattener:
         self._body(main, mapping, "")
         lookup = mapping.get
         outputs = tuple(Port(port.name, lookup(port.value, port.value)) for port in main.outputs)
-        losses = {
-            name: replace(loss, value=lookup(loss.value, loss.value)) for name, loss in graph.losses.items()
-        }
+        losses = {name: loss.mapped(lambda v: lookup(v, v)) for name, loss in graph.losses.items()}
         links = tuple(
             replace(
                 link, source=lookup(link.source, link.source), feed=link.feed and lookup(link.feed, link.feed)

@@ -17,9 +17,10 @@ from r2d2c.graph import CORE_OPS, Graph, Node, Region, RegionKind, Stage, Value
 Form = Literal["resolved", "typed", "attached", "flat", "training", "inference"]
 
 FORWARD = frozenset({"port", "param", "constant", "size", "stop"})
+CREDIT = frozenset({"leaf", "gradient", "signal", "vjp", "accumulate", "update"})
 BACKWARD = frozenset({"vjp", "accumulate", "update"})
 KINDS: frozenset[RegionKind] = frozenset(
-    {"model", "behavior", "representative", "loss", "teach", "block", "output", "metric"}
+    {"model", "behavior", "representative", "loss", "teach", "block", "output", "metric", "credit"}
 )
 
 
@@ -54,8 +55,8 @@ _ONE: frozenset[RegionKind] = frozenset({"model"})
 TABLE: tuple[Legal, ...] = (
     Legal("resolved", "resolved", FORWARD | {"call"}, types=False),
     Legal("typed", "typed", FORWARD | {"call"}),
-    Legal("attached", "training", FORWARD | {"call", "leaf"}, credit=True),
-    Legal("flat", "training", FORWARD | {"leaf", "probe"}, _ONE, flat=True, credit=True),
+    Legal("attached", "training", FORWARD | CREDIT | {"call"}, credit=True),
+    Legal("flat", "training", FORWARD | CREDIT | {"probe"}, _ONE, flat=True, credit=True),
     Legal(
         "training",
         "training",
@@ -153,7 +154,7 @@ def _region(graph: Graph, row: Legal, region: Region, ops: set[str] | None, seen
         made[node.id] = len(node.outputs)
         if node.op in _NODES:
             yield from _NODES[node.op](graph, node)
-        if row.types and node.op not in ("accumulate", "update"):
+        if row.types and node.op not in ("accumulate", "update", "signal"):
             for port in range(len(node.outputs)):
                 if Value(node.id, port) not in graph.types:
                     yield f"output {port} of {node.id} has no type"
@@ -199,8 +200,8 @@ def _update(graph: Graph, node: Node) -> Iterator[str]:
 def _vjp(graph: Graph, node: Node) -> Iterator[str]:
     outputs, wrt, params = node.attrs["outputs"], node.attrs["wrt"], node.attrs["params"]
     cotangents = len(node.inputs) - outputs - wrt
-    if cotangents + len(node.attrs["weights"]) != outputs:
-        weights = len(node.attrs["weights"])
+    weights = sum(weight is not None for weight in node.attrs["weights"])
+    if cotangents + weights != outputs:
         yield f"{node.id} has {cotangents} cotangents and {weights} weights for {outputs} values"
     if len(node.outputs) != len(params) + wrt:
         yield f"{node.id} has {len(node.outputs)} outputs for {len(params) + wrt} gradients"

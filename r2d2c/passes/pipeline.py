@@ -6,28 +6,36 @@ row of the legality table that its result is held against while checking is on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from r2d2c.credit.record import CreditRule
 from r2d2c.diagnostics import Sink
 from r2d2c.graph import Graph, Region
 from r2d2c.ops.record import Op
+from r2d2c.passes import layers
 from r2d2c.passes.backward import Backward
 from r2d2c.passes.credit import AttachCredit
 from r2d2c.passes.inline import flatten
+from r2d2c.passes.layers import owners_of
 from r2d2c.passes.legality import Form, check_after
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What passes look things up in. teach: the `teach` regions by task, which a flat graph no longer has."""
+    """What passes look things up in.
+
+    teach: the `teach` regions by task, and owners: the task of every node, which a flat graph no longer has.
+    skip: the losses that do not train in this learning pass.
+    """
 
     ops: Mapping[str, Op]
     rules: Mapping[str, CreditRule]
     teach: Mapping[str, Region]
+    owners: Mapping[str, str] = field(default_factory=dict)
     merge: bool = True
+    skip: frozenset[str] = frozenset()
 
 
 class Pass(Protocol):
@@ -63,6 +71,17 @@ class Flatten:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewire:
+    """Credit rules that change ops do so."""
+
+    tables: Tables
+    gives: ClassVar[Form] = "flat"
+
+    def run(self, graph: Graph, sink: Sink) -> Graph:
+        return layers.Rewire(graph, self.tables.rules, self.tables.ops, self.tables.owners).run()
+
+
+@dataclass(frozen=True, slots=True)
 class Differentiate:
     """Backward as nodes, and the schedule of visits."""
 
@@ -70,10 +89,12 @@ class Differentiate:
     gives: ClassVar[Form] = "training"
 
     def run(self, graph: Graph, sink: Sink) -> Graph:
-        return Backward(graph, self.tables.ops, self.tables.teach, self.tables.merge).run()
+        tables = self.tables
+        return Backward(graph, tables.ops, tables.teach, tables.merge, tables.skip).run()
 
 
-TRAINING: tuple[type[Pass], ...] = (Attach, Flatten, Differentiate)
+PREPARE: tuple[type[Pass], ...] = (Attach, Flatten, Rewire)
+TRAINING: tuple[type[Pass], ...] = (*PREPARE, Differentiate)
 
 
 def run_passes(
@@ -83,11 +104,12 @@ def run_passes(
     rules: Mapping[str, CreditRule],
     merge: bool = True,
     sink: Sink | None = None,
+    skip: Collection[str] = (),
 ) -> Graph:
     """The graph after passes over a typed graph."""
     sink = sink or Sink()
     teach = {t.name: graph.regions[t.teach] for t in graph.tasks.values() if t.teach is not None}
-    tables = Tables(ops, rules, teach, merge)
+    tables = Tables(ops, rules, teach, owners_of(graph), merge, frozenset(skip))
     for each in passes:
         graph = check_after(each(tables).run(graph, sink), ops, each.gives, rules)
         sink.stop_on_errors()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from r2d2c.graph import Graph, Value
 from r2d2c.ops.record import Op
 
-_OPAQUE = ("stop", "constant", "size", "port")
+_OPAQUE = ("stop", "constant", "size", "port", "gradient", "vjp", "signal", "accumulate", "update")
 
 
 @dataclass(slots=True)

@@ -1,27 +1,82 @@
-"""The schedule of visits: which losses run together, in which order, and where every forward node goes."""
+"""The schedule: in which order gradients are taken, and in which visit every node runs.
+
+What learning starts from are roots: losses, and signals that credit rules made. Roots whose gradients run through the
+same nodes belong to one group; those of a group that do not wait for each other make one event, a backward pass. A
+node may need a gradient (`gradient` nodes do), so events and nodes are sorted together. A visit is an event with
+every node that it needs and that has not run yet; the forward part of a later backward may so run in an earlier visit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.passes.reach import Cone
 
 
 @dataclass(frozen=True, slots=True)
+class Root:
+    """A value that learning starts from, and the cotangent it starts with: a loss's weight or a signal's δ.
+
+    shown: further values that the visit has to compute. rule: of a signal, its credit rule; None if δ is the true gradient.
+    plastic: the `accumulate` nodes of a root that is no gradient at all.
+    """
+
+    name: str
+    value: Value | None
+    cotangent: float | Value
+    cone: Cone
+    loss: bool = False
+    shown: tuple[Value, ...] = ()
+    plastic: tuple[Node, ...] = ()
+    rule: str | None = None
+
+    @property
+    def needs(self) -> tuple[Value, ...]:
+        """What must have been computed before its backward."""
+        made = (self.value,) if self.value is not None else ()
+        given = (self.cotangent,) if isinstance(self.cotangent, Value) else ()
+        changes = tuple(v for node in self.plastic for v in node.inputs if v is not None)
+        return (*made, *given, *self.shown, *changes)
+
+
+@dataclass(slots=True)
+class Event:
+    """One visit: the nodes that run in it, then the backward of its roots."""
+
+    roots: list[Root] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Schedule:
-    """``visits``: losses by visit. ``place``: the visit of every forward node that is needed."""
+    """events: in order; the last may have no roots, only what outputs still need. group: that of every node in a cone."""
 
-    visits: tuple[tuple[str, ...], ...]
-    place: dict[str, int]
+    events: list[Event]
+    group: Mapping[str, str]
 
 
-class _Groups:
-    """Union-find over losses."""
+class Circular(Exception):  # noqa: N818
+    """A gradient that depends on itself: a bug of a credit rule."""
+
+
+def schedule(graph: Graph, roots: Sequence[Root], together: Iterable[Sequence[str]], join: bool) -> Schedule:
+    """The events in order. Roots in ``together`` share one; ``join``: so do those whose layers have all run."""
+    group = _groups(graph, roots, together)
+    order = _sorted(graph.body.nodes, roots)
+    waits = _waits(order, roots)
+    events = _events(roots, waits, group, {node.id: k for k, node in enumerate(order)})
+    return Schedule(_place(graph, order, roots, events, waits, join), group.of)
+
+
+class _Group:
+    """Union-find over roots, and the group of every node inside a cone."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.parent = {name: name for name in names}
+        self.of: dict[str, str] = {}
 
     def find(self, name: str) -> str:
         while self.parent[name] != name:
@@ -35,101 +90,187 @@ class _Groups:
             self.parent[right] = left
 
 
-def schedule(graph: Graph, cones: dict[str, Cone], together: Iterable[Sequence[str]]) -> Schedule:
-    """Losses whose gradients share a node share a visit, as do those in ``together``; a visit comes after those
-    whose values it reads. Visits that need each other merge."""
-    groups = _Groups(cones)
+def _groups(graph: Graph, roots: Sequence[Root], together: Iterable[Sequence[str]]) -> _Group:
+    found = _Group(root.name for root in roots)
     owner: dict[str, str] = {}
-    edges_of_cones = {n.id for n in graph.body.nodes if n.op in ("param", "leaf")}
-    for name, cone in cones.items():
-        for id_ in cone.nodes - edges_of_cones:
-            groups.join(owner.setdefault(id_, name), name)
+    edges = {n.id for n in graph.body.nodes if n.op in ("param", "leaf")}
+    for root in roots:
+        for id_ in root.cone.nodes - edges:
+            found.join(owner.setdefault(id_, root.name), root.name)
     for names in together:
         for name in names[1:]:
-            groups.join(names[0], name)
-    # A loss without a gradient (its cone is empty) still has to be computed: its own node belongs to it.
-    for name in cones:
-        owner.setdefault(graph.losses[name].value.node, name)
-    edges = _edges(graph.body.nodes, owner, groups)
-    order = _order([groups.find(name) for name in cones], edges, groups)
-    number = {root: position for position, root in enumerate(order)}
-    visits: list[list[str]] = [[] for _ in order]
-    for name in cones:
-        visits[number[groups.find(name)]].append(name)
-    place = _place(graph, owner, groups, number)
-    return Schedule(tuple(map(tuple, visits)), place)
+            found.join(names[0], name)
+    found.of = {id_: found.find(name) for id_, name in owner.items()}
+    return found
 
 
-def _edges(nodes: Sequence[Node], owner: dict[str, str], groups: _Groups) -> set[tuple[str, str]]:
-    """Pairs (u, v) of groups such that v reads what u computes."""
-    deps: dict[str, frozenset[str]] = {}
-    edges: set[tuple[str, str]] = set()
-    empty: frozenset[str] = frozenset()
-    for node in nodes:
-        found = empty
-        for value in node.inputs:
-            if value is not None:
-                before = deps[value.node]
-                if before and before is not found:
-                    found = found | before if found else before
-        if node.id in owner:
-            own = groups.find(owner[node.id])
-            edges.update((dep, own) for dep in found if dep != own)
-            deps[node.id] = frozenset((own,))
-        else:
-            deps[node.id] = found
-    return edges
+def _reaching(roots: Sequence[Root]) -> dict[Value, list[int]]:
+    found: dict[Value, list[int]] = {}
+    for number, root in enumerate(roots):
+        for leaf in root.cone.leaves:
+            found.setdefault(leaf, []).append(number)
+    return found
 
 
-def _order(roots: list[str], edges: set[tuple[str, str]], groups: _Groups) -> list[str]:
-    """Groups in a topological order that follows the order of the losses; circles of groups are merged first."""
-    names = list(dict.fromkeys(roots))
-    after: dict[str, list[str]] = {name: [] for name in names}
-    missing = dict.fromkeys(names, 0)
-    for before, later in sorted(edges):
-        after[before].append(later)
-        missing[later] += 1
-    position = {name: number for number, name in enumerate(names)}
-    ready = sorted((n for n in names if not missing[n]), key=position.__getitem__, reverse=True)
-    order: list[str] = []
+def _sorted(nodes: Sequence[Node], roots: Sequence[Root]) -> list[Node]:
+    """The nodes in an order in which every gradient comes after what it is the gradient of."""
+    taken = [node for node in nodes if node.op == "gradient"]
+    if not taken:
+        return list(nodes)
+    reaching = _reaching(roots)
+    position = {node.id: k for k, node in enumerate(nodes)}
+    before: dict[str, set[str]] = {n.id: {v.node for v in n.inputs if v is not None} for n in nodes}
+    for node in taken:
+        for number in reaching.get(node.inputs[0], ()):  # type: ignore[arg-type]
+            before[node.id].update(v.node for v in roots[number].needs)
+    after: dict[str, list[str]] = {id_: [] for id_ in before}
+    missing = {id_: len(ids) for id_, ids in before.items()}
+    for id_, ids in before.items():
+        for earlier in ids:
+            after[earlier].append(id_)
+    ready = [position[id_] for id_, count in missing.items() if not count]
+    heapq.heapify(ready)
+    order: list[Node] = []
     while ready:
-        name = ready.pop()
-        order.append(name)
-        for later in after[name]:
+        node = nodes[heapq.heappop(ready)]
+        order.append(node)
+        for later in after[node.id]:
             missing[later] -= 1
             if not missing[later]:
-                ready.append(later)
-        ready.sort(key=position.__getitem__, reverse=True)
-    if len(order) == len(names):
-        return order
-    import networkx as nx
-
-    for component in nx.strongly_connected_components(nx.DiGraph(edges)):
-        members = sorted(component, key=position.__getitem__)
-        for name in members[1:]:
-            groups.join(members[0], name)
-    merged = {(groups.find(a), groups.find(b)) for a, b in edges} - {(groups.find(a),) * 2 for a, _ in edges}
-    return _order([groups.find(name) for name in names], merged, groups)
+                heapq.heappush(ready, position[later])
+    if len(order) < len(nodes):
+        stuck = sorted(id_ for id_, count in missing.items() if count)
+        raise Circular(f"a gradient depends on itself: {', '.join(stuck[:8])}")
+    return order
 
 
-def _place(graph: Graph, owner: dict[str, str], groups: _Groups, number: dict[str, int]) -> dict[str, int]:
-    """Owned nodes go to their group's visit, the rest to the first visit that needs them, outputs as early as they can."""
-    last = max(len(number) - 1, 0)
-    place: dict[str, int] = {id_: number[groups.find(name)] for id_, name in owner.items()}
-    needed: dict[str, int] = {}
-    outputs = {port.value.node for port in graph.body.outputs}
-    for node in reversed(graph.body.nodes):
-        here = place.get(node.id, needed.get(node.id))
-        if here is None and node.id in outputs:
-            here = last
-        if here is None:
-            continue
-        place[node.id] = here
-        for value in node.inputs:
-            if value is not None:
-                needed[value.node] = min(needed.get(value.node, last), here)
-    return place
+def _waits(order: Sequence[Node], roots: Sequence[Root]) -> list[int]:
+    """For every root, as bits, the roots whose backward has to be done before its own."""
+    if not any(node.op == "gradient" for node in order):
+        return [0] * len(roots)
+    reaching = _reaching(roots)
+    ends: dict[str, list[int]] = {}
+    for number, root in enumerate(roots):
+        for value in root.needs:
+            ends.setdefault(value.node, []).append(number)
+    waits, behind = [0] * len(roots), dict[str, int]()
+    for node in order:
+        bits = 0
+        for source in node.inputs:
+            if source is not None:
+                bits |= behind[source.node]
+        if node.op == "gradient":
+            for number in reaching.get(node.inputs[0], ()):  # type: ignore[arg-type]
+                bits |= waits[number] | 1 << number
+        behind[node.id] = bits
+        for number in ends.get(node.id, ()):
+            waits[number] |= bits
+    return waits
 
 
-def needed_values(nodes: Iterable[Node]) -> set[Value]:
-    return {value for node in nodes for value in node.inputs if value is not None}
+def _events(
+    roots: Sequence[Root], waits: Sequence[int], group: _Group, position: Mapping[str, int]
+) -> list[list[int]]:
+    """Roots by event, the events in order: those that wait come later, else as their values come."""
+    level: dict[int, int] = {}
+    for number in sorted(range(len(roots)), key=lambda k: waits[k].bit_count()):
+        own = group.find(roots[number].name)
+        before = [k for k in _bits(waits[number]) if group.find(roots[k].name) == own]
+        level[number] = 1 + max((level[k] for k in before), default=-1)
+    members: dict[tuple[str, int], list[int]] = {}
+    for number, root in enumerate(roots):
+        members.setdefault((group.find(root.name), level[number]), []).append(number)
+    keys = list(members)
+    where = {number: key for key, numbers in members.items() for number in numbers}
+    before_of = {
+        key: {where[k] for number in members[key] for k in _bits(waits[number])} - {key} for key in keys
+    }
+
+    def place(key: tuple[str, int]) -> int:
+        return min(max(position[v.node] for v in roots[number].needs) for number in members[key])
+
+    left, order = sorted(keys, key=place), []
+    done: set[tuple[str, int]] = set()
+    if not any(before_of.values()):
+        return [members[key] for key in left]
+    while left:
+        key = next((k for k in left if before_of[k] <= done), None)
+        if key is None:
+            names = ", ".join(roots[members[k][0]].name for k in left)
+            raise Circular(f"backward passes that wait for each other: {names}")
+        left.remove(key)
+        done.add(key)
+        order.append(members[key])
+    return order
+
+
+def _bits(mask: int) -> Iterable[int]:
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+class _Placer:
+    """Collects, event by event, the nodes that have to run and have not."""
+
+    def __init__(self, order: Sequence[Node]) -> None:
+        self.nodes = {node.id: node for node in order}
+        self.position = {node.id: k for k, node in enumerate(order)}
+        self.done: set[str] = {node.id for node in order if node.op == "port"}
+
+    def missing(self, values: Iterable[Value]) -> list[Node]:
+        """What values need that has not run, in order."""
+        found: set[str] = set()
+        stack = [value.node for value in values]
+        while stack:
+            id_ = stack.pop()
+            if id_ in found or id_ in self.done:
+                continue
+            found.add(id_)
+            stack.extend([v.node for v in self.nodes[id_].inputs if v is not None])
+        return [self.nodes[id_] for id_ in sorted(found, key=self.position.__getitem__)]
+
+    def runs_layers(self, nodes: Iterable[Node], roots: Iterable[Root]) -> bool:
+        """Whether nodes that roots are differentiated through read parameters: forward work of their own."""
+        cone = set().union(*(root.cone.nodes for root in roots))
+        reads = (v for node in nodes if node.id in cone for v in node.inputs if v is not None)
+        return any(self.nodes[value.node].op == "param" for value in reads)
+
+
+def _place(
+    graph: Graph,
+    order: Sequence[Node],
+    roots: Sequence[Root],
+    events: list[list[int]],
+    waits: Sequence[int],
+    join: bool,
+) -> list[Event]:
+    placer = _Placer(order)
+    placed: list[tuple[Event, int]] = []
+    for numbers in events:
+        members = [roots[k] for k in numbers]
+        nodes = placer.missing(value for root in members for value in root.needs)
+        bits = sum(1 << k for k in numbers)
+        waited = 0
+        for k in numbers:
+            waited |= waits[k]
+        if (
+            join
+            and placed
+            and waited
+            and not placed[-1][1] & waited
+            and not placer.runs_layers(nodes, members)
+        ):
+            event, before = placed[-1]
+            event.roots += members
+            event.nodes += nodes
+            placed[-1] = event, before | bits
+        else:
+            placed.append((Event(members, nodes), bits))
+        placer.done.update(node.id for node in nodes)
+    found = [event for event, _ in placed] or [Event()]
+    rest = placer.missing(port.value for port in graph.body.outputs)
+    if rest:
+        found[-1].nodes = sorted([*found[-1].nodes, *rest], key=lambda node: placer.position[node.id])
+    return found

@@ -10,16 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.ops.record import Op
+from r2d2c.passes.reach import Reach
 
 
 def add_updates(
-    visits: Sequence[list[Node]], forward: Sequence[Node], graph: Graph, ops: Mapping[str, Op]
+    visits: Sequence[list[Node]], forward: Sequence[Node], graph: Graph, ops: Mapping[str, Op], reach: Reach
 ) -> list[tuple[str, ...]]:
     """Append the `update` nodes to each visit's nodes; the parameters that each visit finishes."""
     readers = {Value(node.id): node.attrs["storage"] for node in forward if node.op == "param"}
     for nodes in visits:
         nodes.extend(list(_statistics(nodes, readers, graph, ops)))
-    last = _last_uses(visits, readers)
+    last = _last_uses(visits, readers, reach)
     finished = []
     for number, nodes in enumerate(visits):
         names = tuple(name for name, visit in last.items() if visit == number)
@@ -46,8 +47,8 @@ def _statistics(
                 yield Node(id_, "update", (Value(node.id, port),), {"storage": storage}, (), node.origin)
 
 
-def _last_uses(visits: Sequence[list[Node]], readers: Mapping[Value, str]) -> dict[str, int]:
-    """For every parameter that gets a gradient, the last visit that accumulates or reads it."""
+def _last_uses(visits: Sequence[list[Node]], readers: Mapping[Value, str], reach: Reach) -> dict[str, int]:
+    """For every parameter that gets a gradient, the last visit that accumulates, reads or goes back through it."""
     last: dict[str, int] = {}
     for number, nodes in enumerate(visits):
         last.update({node.attrs["storage"]: number for node in nodes if node.op == "accumulate"})
@@ -57,4 +58,10 @@ def _last_uses(visits: Sequence[list[Node]], readers: Mapping[Value, str]) -> di
                 name = readers.get(value) if value is not None else None
                 if name in last:
                     last[name] = max(last[name], number)
+            if node.op == "vjp":
+                for name in reach.cone(
+                    v for v in node.inputs[: node.attrs["outputs"]] if v is not None
+                ).params:
+                    if name in last:
+                        last[name] = max(last[name], number)
     return last

@@ -13,6 +13,7 @@ from r2d2c.graph import Graph, Loss, Node, Region, Value
 from r2d2c.ops.record import Op
 from r2d2c.passes.credit import AttachCredit, active_losses
 from r2d2c.passes.inline import flatten
+from r2d2c.passes.layers import Rewire, owners_of
 from r2d2c.passes.reach import Cone, Reach
 from r2d2c.passes.teach import linear_form, mentioned
 from r2d2c.source import Span
@@ -88,11 +89,12 @@ class Context:
     # -- the training graph, before its gradients
     @cached_property
     def attached(self) -> Graph:
-        return AttachCredit(self.graph, self.rules).run()
+        return AttachCredit(self.graph, self.rules, self.ops).run()
 
     @cached_property
     def training(self) -> Graph:
-        return flatten(self.attached)
+        flat = flatten(self.attached)
+        return Rewire(flat, self.rules, self.ops, owners_of(self.graph)).run()
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
@@ -122,7 +124,7 @@ class Context:
     def pupils(self) -> list[Pupil]:
         found = []
         for node in self.training.body.nodes:
-            if node.op != "leaf" or node.inputs[0] is None:
+            if node.op != "leaf" or node.attrs.get("cut") or node.inputs[0] is None:
                 continue
             leaf, task = Value(node.id), node.id.split(".")[0]
             reached = frozenset(name for name, cone in self.cones.items() if leaf in cone.leaves)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from r2d2c.diagnostics import Sink
+from r2d2c.lower.builder import function
 from r2d2c.ops.record import Example, Op, Shapes
 from r2d2c.source import Source
 from r2d2c.syntax.expressions import parse_expression
@@ -36,10 +37,7 @@ class Eager:
 
     def __call__(self, target: str, *args: Any, **keywords: Any) -> Any:
         self.called.append(target)
-        found: Any = torch
-        for part in target.split(".")[1:]:
-            found = getattr(found, part)
-        return found(*args, **keywords)
+        return function(target)(*args, **keywords)
 
     def method(self, name: str, x: Any, *args: Any, **keywords: Any) -> Any:
         self.called.append(name)

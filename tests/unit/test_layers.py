@@ -34,6 +34,7 @@ WITH_TORCH = (
     "r2d2c.prove",
     "r2d2c.sampling",
     "r2d2c.emit",
+    "r2d2c.ops.functions",  # what training graphs call, and nothing imports
     "r2d2c.ops.module_op",  # for those who have an nn.Module, and so torch
 )
 

@@ -345,14 +345,14 @@ outputs:
   y: b.y
 """
     model = r2d2c.compile(r2d2c.loads(text, plugins=[rule]))
-    assert "a.back.weight" in dict(model.named_parameters())
-    assert "a.back.fixed" in dict(model.named_buffers())
+    assert "a.guess.back.weight" in dict(model.named_parameters())
+    assert "a.guess.back.fixed" in dict(model.named_buffers())
     step = model.learn(**random_batch(model.graph))
     assert set(step.losses) == {"a", "b", "a.guess"}
     teachers = {
         n: {loss for loss, row in model.wiring().items() if row[n]} for n, _ in model.named_parameters()
     }
-    assert teachers["a.back.weight"] == {"a.guess"} and teachers["a.h.linear.weight"] == {"a"}
+    assert teachers["a.guess.back.weight"] == {"a.guess"} and teachers["a.h.linear.weight"] == {"a"}
     assert prove(model).ok
 
 

@@ -1,0 +1,47 @@
+"""Direct feedback alignment: every task hears of the output's error through a fixed random matrix."""
+
+from __future__ import annotations
+
+from r2d2c.credit.check import LinkCheck
+from r2d2c.credit.options import Option
+from r2d2c.credit.parts import add, flat, numel, shaped
+from r2d2c.credit.record import CreditRule, Edge
+from r2d2c.graph import Init, Value
+from r2d2c.types import TensorType
+
+
+def _signal(edge: Edge) -> Value:
+    """δ = Σ e·B over outputs, with B: [numel of the output, numel of h]; per position where both are sequences."""
+    h, found = edge.value, []
+    type_ = edge.type(h)
+    for number, (output, error) in enumerate(edge.errors()):
+        given = edge.type(output)
+        name = f"B_{number}" if number else "B"
+        rows, columns = numel(given), numel(type_)
+        along = rows is None or columns is None
+        if along:
+            rows, columns = int(str(given.dims[-1])), int(str(type_.dims[-1]))
+        assert rows is not None and columns is not None
+        init = Init("xavier")
+        matrix = edge.storage(name, TensorType(type_.dtype, (rows, columns)), init, "frozen")
+        part = edge.node("matmul", error if along else flat(edge, error), matrix, name="delta")
+        found.append(part if along else shaped(edge, part, h))
+    total = add(edge, found, "delta")
+    scale = edge.option("scale")
+    return total if scale == 1.0 else edge.node("mul", total, edge.number(scale), name="delta")
+
+
+def _check(c: LinkCheck) -> None:
+    pass
+
+
+DIRECT = CreditRule(
+    "direct",
+    "Direct feedback alignment (Nøkland, 2016): the error at the outputs reaches every task through a fixed random "
+    "matrix of its own, past all tasks in between.",
+    "e·B, e = ∂L/∂output",
+    signal=_signal,
+    check=_check,
+    arguments=(Option("scale", "float", 1.0, "how much larger B is than Xavier's", minimum=0.0),),
+    colour="#d62728",
+)
