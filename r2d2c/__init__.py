@@ -13,17 +13,20 @@ if TYPE_CHECKING:
     from r2d2c.driver import Checked
     from r2d2c.model import Model, Step, Trace
     from r2d2c.train.api import evaluate, predict, train
+    from r2d2c.train.compare import Comparison, compare
     from r2d2c.train.run import Run, open_run
 
 # Names are imported when they are used: `import r2d2c` and a spec with a mistake must not pay for torch.
 _WHERE = {
     "Checked": "driver",
+    "Comparison": "train.compare",
     "CompileError": "diagnostics",
     "Diagnostic": "diagnostics",
     "Model": "model",
     "Run": "train.run",
     "Step": "model",
     "Trace": "model",
+    "compare": "train.compare",
     "compile": "api",
     "evaluate": "train.api",
     "export": "api",
@@ -34,12 +37,14 @@ _WHERE = {
 }
 __all__ = [
     "Checked",
+    "Comparison",
     "CompileError",
     "Diagnostic",
     "Model",
     "Run",
     "Step",
     "Trace",
+    "compare",
     "compile",
     "evaluate",
     "export",

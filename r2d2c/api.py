@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from r2d2c import driver
 from r2d2c.driver import Checked
 from r2d2c.source import Source
+from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
     from r2d2c.model import Model
@@ -19,12 +20,13 @@ def load(
     *,
     plugins: Iterable[Any] = (),
     settings: Sequence[str] = (),
+    credit: str | None = None,
     seed: int | None = None,
 ) -> Checked:
     """Read and check a spec. Raises `CompileError` with every diagnostic of the first stage that has errors.
 
     plugins: modules or objects whose `OPS` and `CREDIT_RULES` (see `r2d2c.plugins`) the spec may use.
-    settings: as ``--set``: ``["dims.H=128"]``.
+    settings: as ``--set``: ``["dims.H=128"]``. credit: as ``--credit``: that of every link, ``"direct"``.
     """
     from r2d2c.plugins import collect
 
@@ -32,7 +34,12 @@ def load(
     found = collect(plugins)
     source = driver.read(path)
     return driver.check_source(
-        source, folder=path.parent, settings=settings, ops=found.ops, rules=found.rules, seed=seed
+        source,
+        folder=path.parent,
+        settings=with_credit(settings, credit),
+        ops=found.ops,
+        rules=found.rules,
+        seed=seed,
     )
 
 
@@ -43,6 +50,7 @@ def loads(
     folder: str | Path = ".",
     plugins: Iterable[Any] = (),
     settings: Sequence[str] = (),
+    credit: str | None = None,
     seed: int | None = None,
 ) -> Checked:
     """As `load`, from a text. ``folder`` is where relative imports and data are looked for."""
@@ -51,7 +59,12 @@ def loads(
     found = collect(plugins)
     source = Source(name, text)
     return driver.check_source(
-        source, folder=Path(folder), settings=settings, ops=found.ops, rules=found.rules, seed=seed
+        source,
+        folder=Path(folder),
+        settings=with_credit(settings, credit),
+        ops=found.ops,
+        rules=found.rules,
+        seed=seed,
     )
 
 

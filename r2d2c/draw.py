@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from r2d2c.credit.record import CreditRule
+from r2d2c.draw_credit import add_credit
 from r2d2c.graph import Graph, Link, Node, Region, Value
 from r2d2c.regions import homes
 from r2d2c.types import TensorType
 
-Kind = Literal["input", "target", "value", "representative", "loss", "output", "gradient"]
+Kind = Literal["input", "target", "value", "representative", "loss", "output", "gradient", "credit"]
 Style = Literal["data", "link", "trains"]
 
 # Fill, border. Readable on white and on dark pages, and apart from each other without colour vision too.
@@ -28,6 +29,7 @@ TINTS: dict[Kind, tuple[str, str]] = {
     "loss": ("#ffebee", "#b71c1c"),
     "output": ("#e8f5e9", "#1b5e20"),
     "gradient": ("#fffde7", "#8d6e63"),
+    "credit": ("#eceff1", "#37474f"),
 }
 DATA, TRAINS, TEXT, GROUP = "#607d8b", "#c62828", "#212121", "#90a4ae"
 
@@ -79,18 +81,26 @@ def picture(
     graph: Graph,
     rules: Mapping[str, CreditRule],
     matrix: Mapping[str, Mapping[str, str | None]] | None = None,
+    training: Graph | None = None,
 ) -> Picture:
-    """The picture of a typed graph. ``matrix`` (see `wiring`) says what the losses train."""
-    return _Tasks(graph, rules, matrix or {}).run()
+    """The picture of a typed graph. ``matrix`` (see `wiring`) says what the losses train.
+
+    With the training graph, what credit rules add is drawn too.
+    """
+    return _Tasks(graph, rules, matrix or {}, training).run()
 
 
 class _Tasks:
     """Tasks with their named values. A named value's box says which ops make it."""
 
     def __init__(
-        self, graph: Graph, rules: Mapping[str, CreditRule], matrix: Mapping[str, Mapping[str, str | None]]
+        self,
+        graph: Graph,
+        rules: Mapping[str, CreditRule],
+        matrix: Mapping[str, Mapping[str, str | None]],
+        training: Graph | None = None,
     ) -> None:
-        self.graph, self.rules, self.matrix = graph, rules, matrix
+        self.graph, self.rules, self.matrix, self.training = graph, rules, matrix, training
         self.out = Picture(graph.name)
         # Where a value of the main region is shown.
         self.shown: dict[Value, str] = {}
@@ -105,6 +115,8 @@ class _Tasks:
         for name in graph.tasks:
             out.groups[name] = name
         self._losses_first()
+        # What the options of a rule name is called by the rule alone.
+        read = {value.node for node in graph.body.nodes for value in node.inputs if value is not None}
         for node in graph.body.nodes:
             if node.op == "call":
                 region = graph.regions[node.attrs["region"]]
@@ -112,7 +124,7 @@ class _Tasks:
                     self._task_region(node, region)
                 elif region.kind == "loss":
                     self._loss(node, region)
-                elif region.kind != "teach":
+                elif region.kind != "teach" and (region.kind != "credit" or node.id in read):
                     self._other(node)
             elif node.op not in ("port", "param", "constant"):
                 self._other(node)
@@ -253,23 +265,26 @@ class _Tasks:
                 continue
             entries: dict[str, str] = {}
             for parameter, entry in row.items():
-                if entry is None:
+                if entry is None or parameter not in graph.storage:
                     continue
                 owner = home.get(graph.storage[parameter].owner, "")
                 entries.setdefault(owner, "" if entry == "gradient" else entry)
             for owner, entry in entries.items():
                 if heads.get(owner):
                     self.out.connect(key, heads[owner], "trains", entry, TRAINS)
+        if self.training is not None:
+            add_credit(self.out, graph, self.training, self.rules, self.matrix, heads, home)
 
     def _other(self, node: Node) -> None:
         """What the main region computes itself: an output's expression."""
-        title = _op_name(node)
+        title, name = _op_name(node), ""
         if node.op == "call":
-            inside = self.graph.regions[node.attrs["region"]].nodes
+            region = self.graph.regions[node.attrs["region"]]
             title = shorten(
-                [_op_name(n) for n in inside if n.op not in ("port", "param", "constant", "size")]
+                [_op_name(n) for n in region.nodes if n.op not in ("port", "param", "constant", "size")]
             )
-        key = self.out.add(f"node {node.id}", "value", [title, self._type(Value(node.id))])
+            name = node.id if region.kind == "credit" else ""
+        key = self.out.add(f"node {node.id}", "value", [name, title, self._type(Value(node.id))])
         for position in range(len(node.outputs)):
             self.shown[Value(node.id, position)] = key
         for value in node.inputs:
@@ -306,8 +321,11 @@ def plain_type(type_: TensorType | None) -> str:
     return f"{type_.dtype}[{dims}]" if dims else type_.dtype
 
 
-def picture_of_nodes(graph: Graph) -> Picture:
-    """Every node of a flat graph (inference or training), grouped by task; a training graph by visit."""
+def picture_of_nodes(graph: Graph, spec: Mapping[str, object] | None = None) -> Picture:
+    """Every node of a flat graph (inference or training), grouped by task; a training graph by visit.
+
+    spec: the storage of the typed graph; what credit rules added to it gets boxes of its own.
+    """
     out = Picture(f"{graph.name}, {graph.stage}")
     visits = {id_: visit.name for visit in graph.visits for id_ in visit.nodes}
     shown: dict[str, str] = {}
@@ -315,6 +333,9 @@ def picture_of_nodes(graph: Graph) -> Picture:
     losses = {loss.value.node for loss in graph.losses.values()}
     names = set(graph.tasks)
     for node in graph.body.nodes:
+        if node.op == "param" and spec is not None and node.attrs["storage"] not in spec:
+            name = str(node.attrs["storage"])
+            shown[node.id] = out.add(node.id, "credit", [name, _type_of(graph, node)])
         if node.op in ("param", "constant", "size"):
             continue
         group = visits.get(node.id) if graph.visits else node.id.split(".")[0]

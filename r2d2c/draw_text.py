@@ -12,6 +12,7 @@ _DOT_SHAPES: dict[Kind, str] = {
     "loss": 'shape=ellipse style="filled" margin="0.02,0.02"',
     "output": 'shape=box style="rounded,filled,bold"',
     "gradient": 'shape=note style="filled"',
+    "credit": 'shape=cylinder style="filled"',
 }
 _MERMAID_SHAPES: dict[Kind, tuple[str, str]] = {
     "input": ("([", "])"),
@@ -21,6 +22,7 @@ _MERMAID_SHAPES: dict[Kind, tuple[str, str]] = {
     "loss": ("((", "))"),
     "output": ("([", "])"),
     "gradient": (">", "]"),
+    "credit": ("[(", ")]"),
 }
 
 

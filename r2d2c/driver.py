@@ -78,8 +78,10 @@ def check_spec(
     settings: tuple[str, ...],
     seed: int | None,
 ) -> Checked:
+    from r2d2c.credit.registry import rules as credit_rules
     from r2d2c.infer import infer
     from r2d2c.passes.legality import check_after
+    from r2d2c.passes.rewrite import rewrite
     from r2d2c.resolve.imports import load_imports
     from r2d2c.resolve.model import resolve
     from r2d2c.verify import verify
@@ -88,9 +90,11 @@ def check_spec(
     sink.stop_on_errors()
     if seed is None:
         seed = spec.document.train.seed if spec.document.train and spec.document.train.seed is not None else 0
-    graph = resolve(spec, ops, imported, sink, seed)
+    graph = resolve(spec, ops, imported, sink, seed, credit_rules(rules))
     sink.stop_on_errors()
     graph = infer(check_after(graph, ops), ops, sink)
+    sink.stop_on_errors()
+    graph = rewrite(check_after(graph, ops), ops, credit_rules(rules), sink)
     sink.stop_on_errors()
     graph = verify(check_after(graph, ops), spec, ops, rules, sink)
     sink.stop_on_errors()

@@ -216,7 +216,7 @@ def _class_name(name: str) -> str:
 def _parameters(model: Model, random: bool) -> str:
     seed = model.graph.seed
     lines = [f"        self.seed, self.step = {seed}, 0"] if random else []
-    lines += [f"        {_parameter(row, seed)}" for row in model.graph.storage.values()]
+    lines += [f"        {_parameter(row, seed)}" for row in model._training_graph.storage.values()]
     return "\n".join(lines or ["        pass"])
 
 

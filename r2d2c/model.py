@@ -108,7 +108,7 @@ class Model(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled functions hold this module's own dicts, and graphs come from the spec: a copy makes its own.
-        derived = ("_training_graph", "_inference_graph", "_storage")
+        derived = ("_training_graph", "_inference_graph", "_storage", "_sometimes")
         return {k: v for k, v in self.__dict__.items() if k not in derived} | {"_compiled": {}}
 
     @property
@@ -152,6 +152,18 @@ class Model(torch.nn.Module):
         if "sometimes" not in self._compiled:
             self._compiled["sometimes"] = [(loss.name, loss.every) for loss in losses if loss.every > 1]
         return frozenset(name for name, every in self._compiled["sometimes"] if self._step % every)
+
+    @cached_property
+    def _sometimes(self) -> frozenset[str]:
+        """The parameters that only losses with ``every=n`` train."""
+        rare = frozenset(name for name, loss in self._training_graph.losses.items() if loss.every > 1)
+        if not rare:
+            return rare
+        trained, always = (
+            {node.attrs["storage"] for node in graph.body.nodes if node.op == "accumulate"}
+            for graph in (self._training_graph, self._training_graph_without(rare))
+        )
+        return frozenset(trained - always)
 
     @property
     def _inference_lowered(self) -> Lowered:
@@ -215,17 +227,18 @@ class Model(torch.nn.Module):
             raise TypeError(f"{self._spec.name}: {'; '.join(problems)}") from error
 
     # -- learning
-    def _visits(self) -> list[_Visit]:
+    def _visits(self, outputs: bool = True) -> list[_Visit]:
+        """outputs: whether to compute those too that learning has no need of."""
         skip = self._skipped()
-        made: list[_Visit] | None = self._compiled.get(("visits", skip))
+        made: list[_Visit] | None = self._compiled.get(("visits", skip, outputs))
         if made is None:
             if self._backend.visit is None:
                 raise TypeError(f"the backend `{self._backend.name}` is for inference only")
             graph = self._training_graph_without(skip) if skip else self._training_graph
             with paused_collector():
-                lowered = TrainingLowering(graph, self._spec.ops, self._float).visits()
+                lowered = TrainingLowering(graph, self._spec.ops, self._float).visits(outputs)
             last = {value: k for k, visit in enumerate(lowered) for value in visit.reads}
-            keep = set(self._result_values())
+            keep = set(self._result_values(outputs))
             made = []
             for k, (visit, plan) in enumerate(zip(lowered, graph.visits, strict=True)):
                 freed = tuple(v for v in visit.reads if last[v] == k and v not in keep)
@@ -233,23 +246,26 @@ class Model(torch.nn.Module):
                     (name, graph.losses[name].value) for name in plan.losses if name in graph.losses
                 )
                 made.append(_Visit(plan, self._backend.visit(self, visit), visit, freed, losses))
-            self._compiled["visits", skip] = made
+            self._compiled["visits", skip, outputs] = made
         return made
 
-    def _result_values(self) -> list[Value]:
+    def _result_values(self, outputs: bool) -> list[Value]:
         graph = self._training_graph
-        return [port.value for port in graph.body.outputs] + [loss.value for loss in graph.losses.values()]
+        found = [loss.value for loss in graph.losses.values()]
+        return [*found, *(port.value for port in graph.body.outputs)] if outputs else found
 
     def visits(self, **batch: torch.Tensor) -> Iterator[VisitResult]:
         """A learning pass visit by visit, for updates in between: after each, its ``finished`` parameters may change."""
-        yield from self._run(batch, {})
+        yield from self._run(batch, {}, False)
 
-    def _run(self, batch: Mapping[str, torch.Tensor], slots: dict[Value, Any]) -> Iterator[VisitResult]:
+    def _run(
+        self, batch: Mapping[str, torch.Tensor], slots: dict[Value, Any], outputs: bool
+    ) -> Iterator[VisitResult]:
         graph = self._training_graph
         self._check_batch(batch, graph)
         for port in graph.body.inputs:
             slots[port.value] = batch[port.name]
-        rng, visits = Rng(graph.seed, self._step), self._visits()
+        rng, visits = Rng(graph.seed, self._step), self._visits(outputs)
         # As `self._step += 1`, without the search through all kinds of attributes that nn.Module makes of it.
         self.__dict__["_step"] += 1
         for visit in visits:
@@ -293,10 +309,17 @@ class Model(torch.nn.Module):
         """One learning pass: adds to every ``.grad`` as the wiring says, as ``backward()`` does."""
         slots: dict[Value, Any] = {}
         losses: Tensors = {}
-        for result in self._run(batch, slots):
+        for result in self._run(batch, slots, True):
             losses.update(result.losses)
         outputs = {port.name: slots[port.value].detach() for port in self._training_graph.body.outputs}
         return Step(losses, outputs)
+
+    @property
+    def _forward_losses(self) -> list[str]:
+        """The losses that need no gradient to be computed."""
+        graph = self._training_graph
+        made = forward_only(graph)
+        return [name for name, loss in graph.losses.items() if loss.value.node in made]
 
     def losses(self, **batch: torch.Tensor) -> Tensors:
         """The losses of a batch, without gradients and as the model is used: no dropout, running statistics.
@@ -306,8 +329,7 @@ class Model(torch.nn.Module):
         graph = self._training_graph
         self._check_batch(batch, graph)
         if "losses" not in self._compiled:
-            made = forward_only(graph)
-            wanted = [(name, loss.value) for name, loss in graph.losses.items() if loss.value.node in made]
+            wanted = [(name, graph.losses[name].value) for name in self._forward_losses]
             lowered = lower_forward(graph, self._spec.ops, wanted, False, self._float)
             visit = LoweredVisit(lowered.fx, "losses", (), (), False)
             compile_visit = self._backend.visit or find_backend("eager").visit

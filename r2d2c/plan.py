@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from r2d2c.credit.record import CreditRule
+from r2d2c.draw_credit import place_of
 from r2d2c.driver import Checked
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.infer import Signatures
+from r2d2c.printer import signals_of
 from r2d2c.regions import homes
 from r2d2c.types import Dim, TensorType, evaluate
 
@@ -36,17 +38,24 @@ def _number(dim: int | Dim, sizes: Mapping[str, int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class OwnerPlan:
-    """The parameters of a behavior or a representative. ``inference``: the composed model needs them."""
+    """The parameters of a behavior, a representative or a link's credit rule.
+
+    inference: the composed model needs them. fixed: nothing ever changes them.
+    """
 
     owner: str
     parameters: int
     bytes: int
     inference: bool
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class VisitPlan:
-    """A visit in numbers. ``flops``: forward, for one sample. ``bytes``: its values, for the batch."""
+    """A visit in numbers. ``flops``: forward, for one sample. ``bytes``: its values, for the batch.
+
+    signals: what it learns from besides losses, δs of credit rules and plastic changes.
+    """
 
     name: str
     tasks: tuple[str, ...]
@@ -55,6 +64,7 @@ class VisitPlan:
     ops: int
     flops: int
     bytes: int
+    signals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,28 +119,32 @@ def plan(
                 len(forward),
                 sum(counter.flops(node, one) for node in forward),
                 sum(counter.bytes(node, one | {"B": batch}) for node in forward),
+                signals_of(inside),
             )
         )
     composed = _Counter(inference, Signatures(checked.ops))
     flops = sum(composed.flops(node, one) for node in inference.body.nodes if node.op not in _FREE)
-    owners = tuple(_owners(graph, set(inference.storage)))
+    owners = tuple(_owners(graph, training, set(inference.storage)))
     shown = {name: size for name, size in one.items() if name != "B" and not name.startswith("?")}
     return Plan(graph.name, tuple(visits), owners, flops, batch, shown)
 
 
-def _owners(graph: Graph, inference: set[str]) -> Iterable[OwnerPlan]:
+def _owners(graph: Graph, training: Graph, inference: set[str]) -> Iterable[OwnerPlan]:
     rows: dict[str, list[str]] = {}
     home = homes(graph)
-    for name, row in graph.storage.items():
+    for name, row in training.storage.items():
         if row.kind == "param" or row.kind == "frozen":
-            rows.setdefault(home.get(row.owner, row.owner), []).append(name)
+            owner = home.get(row.owner, row.owner)
+            # What a credit rule adds stands apart, by its place: `encode.synthetic`.
+            rows.setdefault(owner if name in graph.storage else place_of(name, owner), []).append(name)
     for owner, names in rows.items():
-        types = [graph.storage[name].type for name in names]
+        types = [training.storage[name].type for name in names]
         yield OwnerPlan(
             owner,
             sum(map(elements, types)),
             sum(map(size_of, types)),
             any(name in inference for name in names),
+            all(training.storage[name].kind == "frozen" for name in names),
         )
 
 

@@ -31,6 +31,17 @@ def place(span: Span | None) -> str:
     return f"{PurePath(span.source.name).name}:{span.line}" if span is not None else ""
 
 
+def signals_of(nodes: Iterable[Node]) -> tuple[str, ...]:
+    """What nodes of a training graph learn from besides losses: δs of credit rules, and plastic changes."""
+    found: dict[str, None] = {}
+    for node in nodes:
+        if node.op == "vjp":
+            found |= {s[0]: None for s in node.attrs.get("signals", ()) if s is not None and s[1] is not None}
+        elif node.op == "accumulate" and "rule" in node.attrs:
+            found[node.attrs["link"]] = None
+    return tuple(found)
+
+
 class _Printer:
     def __init__(self, graph: Graph, ops: Mapping[str, Op]) -> None:
         self.graph, self.ops = graph, ops
@@ -98,6 +109,10 @@ class _Printer:
         loss = self.graph.losses[name]
         weight = f"{loss.weight:g} * " if loss.weight != 1.0 else ""
         owner = f"of {loss.owner}" if loss.owner else "of no task"
+        owner += f", for the credit {loss.rule}" if loss.rule else ""
+        owner += f", every {loss.every} passes" if loss.every > 1 else ""
+        if loss.trains is not None:
+            owner += f", trains by {self._value(loss.trains)}"
         return f"  {name}:", f"{weight}{self._value(loss.value)}", owner, f"# {place(loss.origin)}"
 
     def _link(self, position: int) -> tuple[str, ...]:
@@ -125,8 +140,11 @@ class _Printer:
         yield f"in  {ports}"
         for number, visit in enumerate(self.graph.visits, 1):
             yield ""
-            yield f"visit {number} `{visit.name}`: losses {', '.join(visit.losses) or 'none'}"
-            yield from self._body([self.nodes[id_] for id_ in visit.nodes])
+            nodes = [self.nodes[id_] for id_ in visit.nodes]
+            more = signals_of(nodes)
+            signals = f", signals {', '.join(more)}" if more else ""
+            yield f"visit {number} `{visit.name}`: losses {', '.join(visit.losses) or 'none'}{signals}"
+            yield from self._body(nodes)
         yield ""
         for port in body.outputs:
             yield f"out {port.name} = {self._value(port.value)}{self._type(port.value)}"
@@ -170,16 +188,21 @@ class _Printer:
         return f"{node.op}({', '.join(self._arguments(node))})"
 
     def _vjp(self, node: Node) -> str:
+        """``vjp(0.5 * %loss, %t1.h along %t1.synthetic.delta of t1.synthetic) by (@…)``."""
         attrs = node.attrs
         count, wrt = attrs["outputs"], attrs["wrt"]
-        outputs = [self._value(value) for value in node.inputs[:count]]
-        if attrs["weights"]:
-            outputs = [
-                o if w == 1.0 else f"{w:g} * {o}" for o, w in zip(outputs, attrs["weights"], strict=True)
-            ]
-        cotangents = [self._value(value) for value in node.inputs[count + wrt :]]
-        if cotangents:
-            outputs = [f"{o} along {c}" for o, c in zip(outputs, cotangents, strict=True)]
+        given = iter(node.inputs[count + wrt :])
+        weights = attrs["weights"] or (None,) * count
+        signals = attrs.get("signals") or (None,) * count
+        outputs = []
+        for value, weight, signal in zip(node.inputs[:count], weights, signals, strict=True):
+            shown = self._value(value)
+            if weight is None:
+                named = f" of {signal[0].removesuffix('.delta')}" if signal is not None and signal[1] else ""
+                shown = f"{shown} along {self._value(next(given))}{named}"
+            elif weight != 1.0:
+                shown = f"{weight:g} * {shown}"
+            outputs.append(shown)
         by = [f"@{name}" for name in attrs["params"]]
         by += [self._value(value) for value in node.inputs[count : count + wrt]]
         kept = " retained" if attrs["retain"] else ""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from r2d2c.graph import Graph
 
-_HOMES = ("behavior", "representative", "loss", "output", "model")
+_HOMES = ("behavior", "representative", "loss", "output", "credit", "model")
 
 
 def homes(graph: Graph) -> dict[str, str]:
-    """The behavior, representative, loss or output that every region is part of.
+    """The behavior, representative, loss, output or credit that every region is part of.
 
     Those are part of themselves; a block is part of what the first region that calls it is part of.
     """

@@ -44,8 +44,8 @@ def _spec(spec: Spec) -> Iterator[str]:
         yield _line(f"loss {loss.name}", loss.span)
         for word in ("body", "value", "weight"):
             yield from _part(word, getattr(loss, word))
-    if spec.credit is not None:
-        yield _line(f"credit {form(spec.credit, spec.credit.root)}", spec.credit.span(spec.credit.root))
+    yield from _part("credit", spec.credit, "")
+    yield from _part("credit of every link:", spec.override, "")
     for link in spec.links:
         yield _line(f"link {_key(link.key)}", link.span)
         yield from _part("credit", link.credit)
@@ -72,14 +72,14 @@ def _plain(entry: Named) -> str:
     return str(syntax)
 
 
-def _part(word: str, syntax: Syntax | None) -> Iterator[str]:
+def _part(word: str, syntax: Syntax | None, indent: str = "  ") -> Iterator[str]:
     if syntax is None:
         return
     if syntax.statements:
         yield f"  {word}"
         yield from _body(syntax, "    ")
     else:
-        yield _line(f"  {word} {form(syntax, syntax.root)}", syntax.span(syntax.root))
+        yield _line(f"{indent}{word} {form(syntax, syntax.root)}", syntax.span(syntax.root))
 
 
 def _body(syntax: Syntax, indent: str) -> Iterator[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from r2d2c.graph import Node, Value
-from r2d2c.lower.graphs import lower_forward
+from r2d2c.graph import Graph, Node, Value
+from r2d2c.lower.builder import FxBuilder
+from r2d2c.lower.graphs import LoweredVisit, TrainingLowering
 from r2d2c.lower.init import Rng
 from r2d2c.passes.inline import prune
+from r2d2c.wiring import outputs_of
 
 if TYPE_CHECKING:
     from r2d2c.model import Model, Trace
@@ -18,26 +21,29 @@ if TYPE_CHECKING:
 
 def value_name(node: Node, port: int) -> str | None:
     """The name in the spec of a node's value: ``encode.h``, or its place for a value without a name."""
-    if node.op in ("param", "constant", "size", "vjp", "accumulate", "update"):
+    if node.op in ("param", "constant", "size", "vjp", "accumulate", "update") or node.id.startswith("G("):
         return None
     if node.op == "port":
         return str(node.attrs["name"])
-    base, dot, last = node.id.rpartition(".")
+    place, at, run = node.id.partition("@")  # a further run of a region
+    base, dot, last = place.rpartition(".")
     name = node.outputs[port]
     if dot and base.endswith(f".{name}") and not last.startswith(name):
-        return base
-    return node.id if len(node.outputs) == 1 else f"{node.id}.{name}"
+        return f"{base}{at}{run}"
+    return node.id if len(node.outputs) == 1 else f"{place}.{name}{at}{run}"
 
 
 def trace(model: Model, batch: Mapping[str, torch.Tensor], breakpoints: tuple[str, ...]) -> Trace:
-    """Run the forward part of the training graph, then take every δ in one backward pass."""
+    """Run the training graph without its updates, then take every δ in one backward pass from all its roots."""
     from r2d2c.model import Trace
 
     graph, ops = model._training_graph, model.spec.ops
     model._check_batch(batch, graph)
-    values = [loss.value for loss in graph.losses.values()] + [port.value for port in graph.body.outputs]
+    roots = _roots(graph)
+    results = [loss.value for loss in graph.losses.values()] + [port.value for port in graph.body.outputs]
+    nodes = prune(graph.body.nodes, [*results, *(v for root in roots for v in root.values)])
     names: dict[str, Value] = {}
-    for node in prune(graph.body.nodes, values):
+    for node in nodes:
         for port in range(len(node.outputs)):
             name = value_name(node, port)
             if name is not None and Value(node.id, port) in graph.types:
@@ -45,29 +51,92 @@ def trace(model: Model, batch: Mapping[str, torch.Tensor], breakpoints: tuple[st
     unknown = [name for name in breakpoints if name not in names]
     if unknown:
         raise KeyError(f"there is no value `{unknown[0]}` to stop at; there are {', '.join(names)}")
-    lowered = lower_forward(graph, ops, list(names.items()), True, model._float)
+    wanted = list(dict.fromkeys([*names.values(), *results, *(v for root in roots for v in root.values)]))
+    lowered = _Lowering(graph, ops, model._float).traced(nodes, wanted)
     if breakpoints:
         _insert_breakpoints(lowered.fx, {names[name] for name in breakpoints})
-    arguments: list[object] = [batch[name] for name in lowered.inputs]
+    arguments: list[object] = [batch[port.name] for port in graph.body.inputs]
     if lowered.random:
         arguments.append(Rng(graph.seed, model._step))
     module = torch.fx.GraphModule(model, lowered.fx)
     with torch.enable_grad():
-        found = dict(zip(names, module(*arguments), strict=True))
-        losses = {name: found[_name_of(names, loss.value)] for name, loss in graph.losses.items()}
-        total = sum(losses[name] * loss.weight for name, loss in graph.losses.items())
-        wanted = [name for name, value in found.items() if value.requires_grad]
-        deltas: dict[str, torch.Tensor] = {}
-        if isinstance(total, torch.Tensor) and total.requires_grad:
-            gradients = torch.autograd.grad(total, [found[name] for name in wanted], allow_unused=True)
-            deltas = {name: g for name, g in zip(wanted, gradients, strict=True) if g is not None}
+        found = dict(zip(wanted, module(*arguments), strict=True))
+        deltas = _deltas(roots, {name: found[value] for name, value in names.items()}, found)
     return Trace(
-        {n: v.detach() for n, v in found.items()}, deltas, {n: v.detach() for n, v in losses.items()}
+        {name: found[value].detach() for name, value in names.items()},
+        _with_copies(deltas),
+        {name: found[loss.value].detach() for name, loss in graph.losses.items()},
     )
 
 
-def _name_of(names: Mapping[str, Value], value: Value) -> str:
-    return next(name for name, candidate in names.items() if candidate == value)
+class _Lowering(TrainingLowering):
+    """The part of a training graph that gives certain values: it adds to no gradient and changes no statistic."""
+
+    def traced(self, nodes: Sequence[Node], wanted: Sequence[Value]) -> LoweredVisit:
+        ids = [node.id for node in nodes if node.op != "port"]
+        return self._lower("trace", ids, [port.value for port in self.graph.body.inputs], list(wanted))
+
+    def _vjp(self, b: FxBuilder, node: Node) -> None:
+        attrs = {**node.attrs, "params": (), "retain": True}
+        super()._vjp(b, replace(node, attrs=attrs))
+        for port in reversed(range(attrs["wrt"])):
+            b.env[Value(node.id, len(node.attrs["params"]) + port)] = b.env[Value(node.id, port)]
+
+
+class _Root(NamedTuple):
+    """A value that δ is known of: a loss with its weight, or what a signal or a representative's teachers say."""
+
+    value: Value
+    delta: Value | float
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        return (self.value, self.delta) if isinstance(self.delta, Value) else (self.value,)
+
+
+def _roots(graph: Graph) -> list[_Root]:
+    """What a learning pass starts from, each once: all else follows from it."""
+    losses = {loss.root: loss for loss in graph.losses.values()}
+    taught = {n.inputs[0] for n in graph.body.nodes if n.op == "leaf" and not n.attrs.get("cut")}
+    found: dict[object, _Root] = {value: _Root(value, loss.weight) for value, loss in losses.items()}
+    for node in graph.body.nodes:
+        if node.op != "vjp" or not node.attrs["params"]:
+            continue
+        signals = node.attrs.get("signals") or (None,) * node.attrs["outputs"]
+        for position, output, cotangent in outputs_of(node):
+            if cotangent is None:
+                continue
+            if signals[position] is not None:
+                found[signals[position]] = _Root(output, cotangent)
+            elif output in taught:
+                found[node.id, position] = _Root(output, cotangent)
+    return list(found.values())
+
+
+def _deltas(
+    roots: Sequence[_Root], named: Mapping[str, torch.Tensor], found: Mapping[Value, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    live = [root for root in roots if found[root.value].requires_grad]
+    wanted = [name for name, value in named.items() if value.requires_grad]
+    if not live or not wanted:
+        return {}
+    outputs = [found[root.value] for root in live]
+    cotangents = [
+        found[root.delta].detach() if isinstance(root.delta, Value) else torch.full_like(output, root.delta)
+        for root, output in zip(live, outputs, strict=True)
+    ]
+    gradients = torch.autograd.grad(outputs, [named[n] for n in wanted], cotangents, allow_unused=True)
+    return {name: g for name, g in zip(wanted, gradients, strict=True) if g is not None}
+
+
+def _with_copies(deltas: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A value that learns only where a rule runs its task again has the sum of what comes to these runs."""
+    more: dict[str, torch.Tensor] = {}
+    for name, delta in deltas.items():
+        base, at, _ = name.partition("@")
+        if at and base not in deltas and (base not in more or more[base].shape == delta.shape):
+            more[base] = more[base] + delta if base in more else delta
+    return deltas | more
 
 
 def _stop_here(name: str, value: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.ops.record import Op
@@ -14,16 +14,41 @@ PLASTIC = "plastic"
 _NOTHING: frozenset[str] = frozenset()
 
 
-def wiring(training: Graph, ops: Mapping[str, Op], losses: Iterable[str], storage: Iterable[str]) -> Matrix:
+def wiring(training: Graph, ops: Mapping[str, Op], losses: Collection[str], storage: Iterable[str]) -> Matrix:
     """``{loss: {parameter: "gradient" | "rule:NAME" | "plastic" | None}}``.
 
     ``losses`` and ``storage`` are those of the whole model: a loss that trains nothing has only None. What a credit
-    rule trains from no loss at all has rows of its own below: ``t1.synthetic.delta``, ``t1.hebbian``.
+    rule trains from no loss at all has rows of its own below, task by task: ``t1.synthetic.delta``, ``t1.hebbian``.
     """
     found = Teachers(training, ops).by_parameter()
-    storage = list(storage)
+    storage, tasks = list(storage), list(training.tasks)
     rows = dict.fromkeys([*losses, *(row for teachers in found.values() for row in teachers)])
-    return {row: {name: found.get(name, {}).get(row) for name in storage} for row in rows}
+    own = [
+        row
+        for row in rows
+        if row in losses and (row not in training.losses or training.losses[row].rule is None)
+    ]
+
+    def place(row: str) -> tuple[int, str]:
+        task = row.partition(".")[0]
+        return (tasks.index(task) if task in tasks else len(tasks)), row
+
+    ordered = [*own, *sorted(rows.keys() - set(own), key=place)]
+    return {row: {name: found.get(name, {}).get(row) for name in storage} for row in ordered}
+
+
+def explained(training: Graph, row: str) -> str:
+    """What a row of the matrix is, if it is none of the spec's own losses."""
+    loss = training.losses.get(row)
+    if loss is not None:
+        return f"a loss that the credit `{loss.rule}` adds" if loss.rule is not None else ""
+    for node in training.body.nodes:
+        for signal in node.attrs.get("signals", ()) if node.op == "vjp" else ():
+            if signal is not None and signal[0] == row:
+                return f"δ of the credit `{signal[1]}`, which no loss is behind"
+        if node.op == "accumulate" and node.attrs.get("link") == row:
+            return f"the plastic change of the credit `{node.attrs['rule']}`"
+    return ""
 
 
 class Teachers:
@@ -66,7 +91,7 @@ class Teachers:
 
     def _of_gradient(self, vjp: Node, parameter: str) -> Iterable[tuple[str, str]]:
         """The rows behind a vjp's gradient of a parameter."""
-        for position, output, cotangent in self._outputs(vjp):
+        for position, output, cotangent in outputs_of(vjp):
             if parameter not in self._cone(output).params:
                 continue
             changed = self._changed(output, parameter)
@@ -91,16 +116,6 @@ class Teachers:
         signals = vjp.attrs.get("signals")
         found: tuple[str, str | None] | None = signals[position] if signals else None
         return found or ("", None)
-
-    def _outputs(self, vjp: Node) -> Iterable[tuple[int, Value, Value | None]]:
-        """The outputs of a vjp with their positions and cotangents, None where that is a number."""
-        count, wrt = vjp.attrs["outputs"], vjp.attrs["wrt"]
-        given = iter(vjp.inputs[count + wrt :])
-        weights = vjp.attrs["weights"] or (None,) * count
-        for position, (output, weight) in enumerate(zip(vjp.inputs[:count], weights, strict=True)):
-            cotangent = next(given) if weight is None else None
-            if output is not None:
-                yield position, output, cotangent
 
     def _changed(self, output: Value, parameter: str) -> str | None:
         """ "rule:NAME" if the gradient comes to a parameter only by ways that an op of a credit rule changes."""
@@ -156,7 +171,7 @@ class Teachers:
         count, wrt = vjp.attrs["outputs"], vjp.attrs["wrt"]
         for number, leaf in enumerate(vjp.inputs[count : count + wrt]):
             sources = _NOTHING
-            for position, output, cotangent in self._outputs(vjp):
+            for position, output, cotangent in outputs_of(vjp):
                 cone = self._cone(output)
                 if leaf is None or not (leaf in cone.leaves or leaf.node in cone.nodes):
                     continue
@@ -167,6 +182,17 @@ class Teachers:
                     sources |= found.get(cotangent, alone)
             if sources:
                 found[Value(vjp.id, len(vjp.attrs["params"]) + number)] = sources
+
+
+def outputs_of(vjp: Node) -> Iterator[tuple[int, Value, Value | None]]:
+    """The outputs of a vjp with their positions and cotangents, None where that is a number."""
+    count, wrt = vjp.attrs["outputs"], vjp.attrs["wrt"]
+    given = iter(vjp.inputs[count + wrt :])
+    weights = vjp.attrs["weights"] or (None,) * count
+    for position, (output, weight) in enumerate(zip(vjp.inputs[:count], weights, strict=True)):
+        cotangent = next(given) if weight is None else None
+        if output is not None:
+            yield position, output, cotangent
 
 
 def groups(matrix: Matrix, storage: Mapping[str, object]) -> dict[str, list[str]]:

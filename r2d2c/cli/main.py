@@ -44,6 +44,7 @@ COMMANDS: tuple[Row, ...] = (
     Row("compile", "Print any stage: syntax, graph, training, fx, Python.", "Look inside"),
     Row("data", "List data sources, or show what one gives.", "Train and use"),
     Row("train", "Train a spec on data.", "Train and use"),
+    Row("compare", "Train a spec under several credit rules, side by side.", "Train and use"),
     Row("eval", "Measure a trained run on data.", "Train and use"),
     Row("predict", "Run a trained model on data.", "Train and use"),
     Row("export", "Write a verified ONNX file.", "Train and use"),

@@ -19,6 +19,15 @@ SetOption = Annotated[
         show_default=False,
     ),
 ]
+CreditOption = Annotated[
+    str | None,
+    typer.Option(
+        "--credit",
+        metavar="RULE",
+        help="The credit of every link, as `feedback(variant=sign)`, whatever the spec says.",
+        show_default=False,
+    ),
+]
 PluginOption = Annotated[
     list[Path] | None,
     typer.Option(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from r2d2c.credit.energy import Energy, Values
+from r2d2c.credit.energy import Energy, Values, check
 from r2d2c.credit.options import Option
-from r2d2c.credit.parts import numel
+from r2d2c.credit.parts import half_square
 from r2d2c.credit.record import CreditRule, Edge, Network
 from r2d2c.graph import Loss, Value
 
@@ -20,11 +20,10 @@ def _finish(net: Network) -> None:
     for number in range(options("steps")):
         codes = _step(net, energy, codes, options("step"), number)
     last = energy.evaluate(codes, "learn")
+    names = {edge.value: edge.name for edge in net.edges}
     for h in energy.values:
-        task = h.node
-        width = numel(net.type(h)) or 1
-        fit = net.node("mse", last.made[h], net.stop(codes[h]), name="fit")
-        net.loss(Loss(f"{task}.alternate", fit, 0.5 * width, owner=task))
+        fit, weight = half_square(net, last.made[h], net.stop(codes[h]), "fit")
+        net.loss(Loss(names[h], fit, weight, owner=h.node))
     for name in energy.loss_near:
         net.show(name, last.losses[name])
 
@@ -55,6 +54,7 @@ ALTERNATE = CreditRule(
     "f − c, c one step down the energy",
     attach=_attach,
     finish=_finish,
+    check=check,
     arguments=(
         Option("step", "float", 0.1, "how far a code goes; large steps diverge", minimum=0.0),
         Option("steps", "int", 1, "how often", minimum=1),

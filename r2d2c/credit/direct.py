@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from r2d2c.credit.check import LinkCheck
+from r2d2c.credit.checks_values import check_direct
 from r2d2c.credit.options import Option
 from r2d2c.credit.parts import add, flat, numel, shaped
 from r2d2c.credit.record import CreditRule, Edge
@@ -31,17 +31,13 @@ def _signal(edge: Edge) -> Value:
     return total if scale == 1.0 else edge.node("mul", total, edge.number(scale), name="delta")
 
 
-def _check(c: LinkCheck) -> None:
-    pass
-
-
 DIRECT = CreditRule(
     "direct",
     "Direct feedback alignment (Nøkland, 2016): the error at the outputs reaches every task through a fixed random "
     "matrix of its own, past all tasks in between.",
     "e·B, e = ∂L/∂output",
     signal=_signal,
-    check=_check,
+    check=check_direct,
     arguments=(Option("scale", "float", 1.0, "how much larger B is than Xavier's", minimum=0.0),),
     colour="#d62728",
 )

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from r2d2c.credit.check import LinkCheck
+from r2d2c.credit.checks import can_have_delta, has_loss_above, same_options, tasks_above, warn_of_runs
 from r2d2c.credit.parts import add
 from r2d2c.credit.record import Network
 from r2d2c.graph import Value
@@ -163,4 +165,12 @@ class Energy:
         return state
 
 
-__all__ = ["Energy", "State", "Values"]
+def check(c: LinkCheck) -> None:
+    """What all rules with an energy need: values with a δ, one network, a loss above, and runs that repeat."""
+    if not can_have_delta(c):
+        return
+    if c.first and same_options(c, c.links) and has_loss_above(c, c.links):
+        warn_of_runs(c, tasks_above(c, c.links))
+
+
+__all__ = ["Energy", "State", "Values", "check"]

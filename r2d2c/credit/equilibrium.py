@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from r2d2c.credit.energy import Energy
+from r2d2c.credit.check import LinkCheck
+from r2d2c.credit.energy import Energy, check
 from r2d2c.credit.options import Option
 from r2d2c.credit.record import CreditRule, Edge, Network
 from r2d2c.graph import Value
@@ -31,6 +32,17 @@ def _finish(net: Network) -> None:
         net.show(name, net.node("mul", both, net.number(0.5), name=name))
 
 
+def _check(c: LinkCheck) -> None:
+    if c.option("nudge") == 0:
+        c.report(
+            "E498",
+            "`nudge` is 0: nothing would be nudged, and what is learned is divided by it",
+            fix="`nudge=0.1` is the default",
+        )
+        return
+    check(c)
+
+
 EQUILIBRIUM = CreditRule(
     "equilibrium",
     "Equilibrium propagation (Scellier and Bengio, 2017) on the energy E = Σ ½‖v − f(v below)‖² + β L. Its free phase is "
@@ -39,6 +51,7 @@ EQUILIBRIUM = CreditRule(
     "(v − f) / β, v settled on E + β L",
     attach=_attach,
     finish=_finish,
+    check=_check,
     arguments=(
         Option("steps", "int", 8, "how often the values move in a nudged phase", minimum=1),
         Option("step", "float", 0.5, "how far", minimum=0.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from r2d2c.credit.check import LinkCheck
+from r2d2c.credit.checks_layers import check_feedback
 from r2d2c.credit.options import Option
 from r2d2c.credit.record import CreditRule, Edge, Layers
 from r2d2c.graph import Link, Node, Value
@@ -48,10 +48,6 @@ def _matrix(net: Layers, link: Link, node: Node, parameter: str) -> Value:
     return net.node("mul", signs, size, name="B")
 
 
-def _check(c: LinkCheck) -> None:
-    pass
-
-
 FEEDBACK_RULE = CreditRule(
     "feedback",
     "Feedback alignment (Lillicrap et al., 2016): in the task above, every linear and convolution layer between the link "
@@ -60,7 +56,7 @@ FEEDBACK_RULE = CreditRule(
     "as backprop, with B for W",
     attach=_attach,
     layers=_layers,
-    check=_check,
+    check=check_feedback,
     attaches=("edge", "op"),
     arguments=(
         Option(

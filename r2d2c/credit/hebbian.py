@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from r2d2c.credit.check import LinkCheck
+from r2d2c.credit.checks_layers import check_hebbian
 from r2d2c.credit.options import Option
 from r2d2c.credit.record import CreditRule, Layers
 from r2d2c.graph import Init, Link, Node, Value
@@ -101,10 +101,6 @@ def _bcm(net: Layers, y: Value, parameter: str) -> Value:
     return net.node("mul", y, net.node("sub", y, theta, name="above"), name="post")
 
 
-def _check(c: LinkCheck) -> None:
-    pass
-
-
 HEBBIAN = CreditRule(
     "hebbian",
     "Hebbian plasticity: the linear and convolution layers of the task below change with their own input x and output "
@@ -112,7 +108,7 @@ HEBBIAN = CreditRule(
     "y xᵀ, BCM y (y − θ) xᵀ with θ a running mean of y² (Bienenstock, Cooper and Munro, 1982).",
     "none; Δw from x and y of the layer",
     layers=_layers,
-    check=_check,
+    check=check_hebbian,
     attaches=("op",),
     arguments=(
         Option("variant", "choice", "oja", "the rule of plasticity", choices=("oja", "hebb", "bcm")),

@@ -17,7 +17,10 @@ def numel(type_: TensorType) -> int | None:
 
 def flat(b: Builder, value: Value) -> Value:
     """[B, …] as [B, n]."""
-    return value if b.type(value).rank == 2 else b.node("flatten", value, name="flat")
+    rank = b.type(value).rank
+    if rank == 1:
+        return b.node("reshape", value, name="flat", sizes=(-1, 1))
+    return value if rank == 2 else b.node("flatten", value, name="flat")
 
 
 def shaped(b: Builder, value: Value, like: Value) -> Value:
@@ -49,3 +52,12 @@ def linear(b: Builder, value: Value, out: int, name: str, init: Init, like: Tens
     weight = b.storage(f"{name}.weight", TensorType(like.dtype, (out, width)), init, "param")
     bias = b.storage(f"{name}.bias", TensorType(like.dtype, (out,)), Init("zeros"), "param")
     return b.node("linear", value, weight, bias, name=name, out=out)
+
+
+def half_square(b: Builder, made: Value, wanted: Value, name: str) -> tuple[Value, float]:
+    """½ mean_b ‖made − wanted‖² as a value and the weight of its loss: half the mean, times the numbers of a sample."""
+    width = numel(b.type(made))
+    if width is not None:
+        return b.node("mse", made, wanted, name=name), 0.5 * width
+    square = b.node("square", b.node("sub", made, wanted, name="apart"), name="apart")
+    return b.node("div", b.node("sum", square, name="apart"), b.batch(made), name=name), 0.5

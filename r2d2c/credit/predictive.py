@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from r2d2c.credit.energy import Energy
+from r2d2c.credit.check import LinkCheck
+from r2d2c.credit.checks import can_have_delta, has_loss_above, same_options
+from r2d2c.credit.energy import Energy, check
 from r2d2c.credit.options import Option
 from r2d2c.credit.parts import of_batch
 from r2d2c.credit.record import CreditRule, Edge, Network
@@ -51,6 +53,14 @@ def _fixed(net: Network, energy: Energy, steps: int, step: float) -> None:
         net.signal(h, of_batch(net, error))
 
 
+def _check(c: LinkCheck) -> None:
+    # Held predictions are those of one run.
+    if not c.option("fixed"):
+        check(c)
+    elif can_have_delta(c) and c.first and same_options(c, c.links):
+        has_loss_above(c, c.links)
+
+
 PREDICTIVE = CreditRule(
     "predictive",
     "Predictive coding (Whittington and Bogacz, 2017): values in place of the activities go down the energy "
@@ -59,6 +69,7 @@ PREDICTIVE = CreditRule(
     "f − v, v settled on E",
     attach=_attach,
     finish=_finish,
+    check=_check,
     arguments=(
         Option("steps", "int", 8, "how often the values move", minimum=1),
         Option("step", "float", 0.5, "how far", minimum=0.0),

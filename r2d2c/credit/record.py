@@ -5,7 +5,7 @@ printing, lowering and export need to know nothing of the rule. It may act at fi
 
 * ``rewrite``, once for the typed graph, before anything is attached: for rules that change inference as well;
 * ``attach``, for every link that names the rule: which value the upper task reads while the model learns;
-* ``signal``, for every such link, when all links are attached: δ, what the lower task learns from;
+* ``signal``, when all links are attached, once for every value that such links leave: δ, what its task learns from;
 * ``finish``, once, with all the rule's edges: for rules that look at the whole network;
 * ``layers``, once, on the flat graph: for rules that change ops.
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from r2d2c.graph import Credit, Graph, Init, Link, Loss, Node, Task, Value
 from r2d2c.ops.record import Op
-from r2d2c.types import TensorType
+from r2d2c.types import DimLike, TensorType
 
 if TYPE_CHECKING:
     from r2d2c.credit.check import LinkCheck
@@ -41,8 +41,8 @@ class Builder(Protocol):
 
     def task(self, name: str) -> Task: ...
 
-    def node(self, op: str, *inputs: Value, name: str = "", **attrs: object) -> Value:
-        """Add a node; of an op with several outputs, its first."""
+    def node(self, op: str, *inputs: Value | float, name: str = "", **attrs: object) -> Value:
+        """Add a node of any op, by its name in a spec; of an op with several outputs, its first."""
 
     def number(self, value: float) -> Value:
         """A constant number."""
@@ -71,9 +71,13 @@ class Builder(Protocol):
         """As `vjp`, of several outputs with respect to several values in one pass."""
 
     def storage(
-        self, name: str, type_: TensorType, init: Init, kind: Literal["param", "frozen", "statistic"]
+        self,
+        name: str,
+        type_: TensorType | Sequence[DimLike],
+        init: Init | str,
+        kind: Literal["param", "frozen", "statistic"],
     ) -> Value:
-        """Add storage of the rule and read it."""
+        """Add storage of the rule and read it. Of dims alone, it has the dtype of the link's value."""
 
     def signal(self, value: Value, delta: Value) -> None:
         """Let δ be the gradient of what should shrink at ``value``: it trains what the value is made with."""
@@ -91,6 +95,9 @@ class Builder(Protocol):
     def labels(self) -> Labels | None:
         """The first target that is a class label of known range, if there is one."""
 
+    def label(self, name: str) -> Labels | None:
+        """The target of that name, if it is a class label of known range."""
+
     def target(self, name: str) -> Value:
         """The target of that name."""
 
@@ -107,6 +114,17 @@ class Attaching(Builder, Protocol):
     def error(self, value: Value) -> Value:
         """∂L/∂value of a task's value, from all that reads it; it goes on training the task. Not in ``attach``."""
 
+    def delta(self, value: Value) -> Value:
+        """All that teaches a task at a value of its: `error`, and what the rules of its links send. In ``finish``."""
+
+    def parameters(self, task: str) -> Mapping[str, Value]:
+        """The parameters of a task's behavior by name, ``classify.logits.linear.weight``, as constants."""
+
+    def true_gradient(self, value: Value) -> Value:
+        """∂L/∂value through all tasks that read it as a `leaf`, as backprop has it, whatever these tasks learn from.
+
+        Not in ``attach``."""
+
 
 class Edge(Attaching, Protocol):
     """What a rule sees of a link it is attached to. Storage is named after the lower task."""
@@ -116,6 +134,10 @@ class Edge(Attaching, Protocol):
 
     @property
     def credit(self) -> Credit: ...
+
+    @property
+    def name(self) -> str:
+        """``TASK.RULE``, what its storage and losses are named after; with h's name if the task has several h."""
 
     @property
     def value(self) -> Value:

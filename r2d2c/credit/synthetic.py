@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from r2d2c.credit.checks_values import check_synthetic
 from r2d2c.credit.options import Option
-from r2d2c.credit.parts import add, flat, linear, numel, of_batch, per_sample, shaped
+from r2d2c.credit.parts import flat, linear, numel, of_batch, per_sample, shaped
 from r2d2c.credit.record import CreditRule, Edge, Network
 from r2d2c.graph import Init, Loss, Value
 
@@ -20,13 +21,11 @@ def _finish(net: Network) -> None:
     guesses = {h: _guess(edge) for h, edge in first.items()}
     for h, edge in first.items():
         edge.signal(h, of_batch(edge, edge.stop(guesses[h])))
-    truth = dict[Value, Value]()
     for h, edge in reversed(first.items()):
-        back = edge.gradient(edge.leaf(h)) if edge.option("bootstrap") else _truth(net, edge, truth)
+        back = edge.gradient(edge.leaf(h)) if edge.option("bootstrap") else edge.true_gradient(h)
         wanted = per_sample(edge, back)
         value = edge.node("mse", guesses[h], wanted, name="loss")
-        name = f"{edge.link.source_task}.synthetic"
-        edge.loss(Loss(name, value, owner=edge.link.source_task, every=edge.option("every")))
+        edge.loss(Loss(edge.name, value, owner=edge.link.source_task, every=edge.option("every")))
 
 
 def _guess(edge: Edge) -> Value:
@@ -39,26 +38,13 @@ def _guess(edge: Edge) -> Value:
         return given
     seen = flat(edge, h)
     if port is not None:
-        labels = edge.labels
+        labels = edge.label(label)
         assert labels is not None
         hot = edge.node("one_hot", labels.value, name="label", classes=labels.classes)
         seen = edge.node("concat", seen, hot, name="seen", axis=-1)
     width = numel(edge.type(h))
     assert width is not None
     return shaped(edge, linear(edge, seen, width, "predictor", Init("zeros"), edge.type(h)), h)
-
-
-def _truth(net: Network, edge: Edge, truth: dict[Value, Value]) -> Value:
-    """∂L/∂h through all tasks above, whatever they learn from: task by task from the top."""
-    h = edge.value
-    leaf, parts = edge.leaf(h), []
-    for task in dict.fromkeys(other.link.target for other in net.edges if other.value == h):
-        made = [value for value in net.gives(task) if net.type(value).floating]
-        for value in made:
-            cotangent = truth[value] if value in truth else edge.error(value)
-            parts.append(edge.vjp(value, leaf, cotangent))
-    truth[h] = add(edge, parts, "truth")
-    return truth[h]
 
 
 SYNTHETIC = CreditRule(
@@ -69,6 +55,7 @@ SYNTHETIC = CreditRule(
     "S(h[, y])",
     attach=_attach,
     finish=_finish,
+    check=check_synthetic,
     arguments=(
         Option("labels", "target", None, "the target that S sees besides h"),
         Option("predictor", "behavior", None, "S, from h (and the target); by default one linear layer that starts at zero",

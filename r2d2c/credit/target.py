@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from r2d2c.credit.checks_values import check_target
 from r2d2c.credit.options import Option
-from r2d2c.credit.parts import add, flat, linear, numel, per_sample, shaped
+from r2d2c.credit.parts import add, flat, half_square, linear, numel, per_sample, shaped
 from r2d2c.credit.record import CreditRule, Edge, Network
 from r2d2c.graph import Init, Loss, Value
 
@@ -28,16 +29,15 @@ def _finish(net: Network) -> None:
                 else edge.node("mul", add(edge, parts, "target"), mean, name="target")
             )
         targets[h] = edge.stop(wanted)
-        value = edge.node("mse", h, targets[h], name="loss")
-        edge.loss(_half(edge, f"{edge.link.source_task}.target", value))
+        edge.loss(_half(edge, edge.name, h, targets[h]))
     for edge in net.edges:
         _learn_inverse(net, edge)
 
 
-def _half(edge: Edge, name: str, mean: Value) -> Loss:
-    """½ mean_b ‖·‖², from the mean over all numbers."""
-    width = numel(edge.type(edge.value))
-    return Loss(name, mean, 0.5 * (width or 1), owner=edge.link.source_task)
+def _half(edge: Edge, name: str, made: Value, wanted: Value) -> Loss:
+    """½ mean_b ‖made − wanted‖²."""
+    value, weight = half_square(edge, made, wanted, "loss")
+    return Loss(name, value, weight, owner=edge.link.source_task)
 
 
 def _sent(net: Network, edge: Edge, targets: dict[Value, Value], lower: dict[Value, list[Edge]]) -> Value:
@@ -48,35 +48,40 @@ def _sent(net: Network, edge: Edge, targets: dict[Value, Value], lower: dict[Val
         wanted = targets[above]
     else:
         step = edge.node(
-            "mul", per_sample(edge, edge.error(above)), edge.number(edge.option("step")), name="step"
+            "mul", per_sample(edge, edge.delta(above)), edge.number(edge.option("step")), name="step"
         )
         wanted = edge.node("sub", now, step, name="top")
-    back = edge.stop(_inverse(edge, wanted))
+    back = edge.stop(_inverse(net, edge, wanted))
     if not edge.option("difference"):
         return back
-    return edge.node("sub", back, edge.stop(_inverse(edge, now)), name="correction")
+    return edge.node("sub", back, edge.stop(_inverse(net, edge, now)), name="correction")
 
 
-def _inverse(edge: Edge, value: Value) -> Value:
+def _inverse(net: Network, edge: Edge, value: Value) -> Value:
     """g: a block, or one linear layer, shared by all its uses."""
     given = edge.apply("inverse", value)
     if given is not None:
         return given
     width = numel(edge.type(edge.value))
     assert width is not None
-    made = linear(edge, flat(edge, value), width, "inverse", Init("orthogonal"), edge.type(edge.value))
+    name = _named(net, edge, "inverse")
+    made = linear(edge, flat(edge, value), width, name, Init("orthogonal"), edge.type(edge.value))
     return shaped(edge, made, edge.value)
 
 
+def _named(net: Network, edge: Edge, what: str) -> str:
+    """A name of this link alone: with the task above, if h has several."""
+    several = sum(other.value == edge.value for other in net.edges) > 1
+    return f"{edge.link.target}.{what}" if several else what
+
+
 def _learn_inverse(net: Network, edge: Edge) -> None:
-    """½ mean ‖g(f(h + ε)) − (h + ε)‖² trains g, and nothing below it."""
+    """½ mean_b ‖g(f(h + ε)) − (h + ε)‖² trains g, and nothing below it."""
     h = edge.stop(edge.value)
-    noisy = edge.node("noise", h, name="noisy", std=edge.option("noise"))
+    noisy = edge.node("noise", h, name=_named(net, edge, "noisy"), std=edge.option("noise"))
     seen = edge.stop(net.call(edge.link.target, {h: noisy}, f"noisy.{edge.link.source_task}")[0])
-    value = edge.node("mse", _inverse(edge, seen), noisy, name="reconstruction")
-    name = f"{edge.link.source_task}.inverse"
-    twins = sum(other.link.source_task == edge.link.source_task for other in net.edges)
-    edge.loss(_half(edge, name if twins == 1 else f"{name}.{edge.link.target}", value))
+    name = f"{edge.name}.{_named(net, edge, 'inverse')}"
+    edge.loss(_half(edge, name, _inverse(net, edge, seen), noisy))
 
 
 TARGET = CreditRule(
@@ -85,6 +90,7 @@ TARGET = CreditRule(
     "its target down. Where the task above has no target of its own, its target is one step down its error.",
     "h − t, t = h + g(t_v) − g(h_v)",
     finish=_finish,
+    check=check_target,
     arguments=(
         Option("inverse", "behavior", None, "g, from what the task above gives; by default one linear layer", takes=("target",)),
         Option("step", "float", 0.5, "η of the topmost target, h − η δ", minimum=0.0),

@@ -138,4 +138,37 @@ the whole traceback.
     r2d2c check spec.yaml --plugin mine.py
     python -c "import runpy; runpy.run_path('mine.py')\"""",
     ),
+    Entry(
+        "E251",
+        "a credit rule of a plug-in that raises an error",
+        """\
+The line that is shown is the rule's own. It runs when the training graph is built, so a `breakpoint()` before
+it stops in `r2d2c check`, and shows the edge and the values. A rule that cannot stand on a link says so in
+its `check`.
+
+    def signal(edge):
+        B = edge.storage("B", (10, edge.type(edge.value)), "xavier", "frozen")        # a type is no size
+        B = edge.storage("B", (10, numel(edge.type(edge.value))), "xavier", "frozen")""",
+    ),
+    Entry(
+        "E252",
+        "a credit rule of a plug-in that gives something else than a value",
+        """\
+`attach` and `signal` return a value of the graph they are called for, with the shape of the link's value: what
+the upper task reads, and δ. Nodes of other shapes are brought to it with ops.
+
+    def signal(edge):
+        edge.node("neg", edge.value)             # nothing is returned
+        return edge.node("neg", edge.value)""",
+    ),
+    Entry(
+        "E253",
+        "a link on which a credit rule of a plug-in cannot stand",
+        """\
+The rule's own `check` says so, and why. `r2d2c ops --credit` lists the rules there are.
+
+    def check(link):
+        if link.labels is None:
+            link.refuse("no target is a class label", "give the link another credit")""",
+    ),
 )

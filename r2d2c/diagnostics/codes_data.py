@@ -366,4 +366,28 @@ data's place, the device and the threads can be given anew; a finished run goes 
 
     r2d2c train --resume runs/first --epochs 60""",
     ),
+    Entry(
+        "E549",
+        "learning rate of no parameter",
+        """\
+A key of `rates` is the beginning of parameters' names, with `*` for one part of a name or a piece of it. No
+trained parameter has a name like that. `r2d2c compile SPEC --emit training` lists the names: the task, the
+value (of its behavior or its representative), the layer, the parameter.
+
+    train:
+      rates:
+        encode.r: 0.1                   # encode.r.linear.weight, …
+        "*.synthetic": 10               # look.synthetic.predictor.weight, …""",
+    ),
+    Entry(
+        "E550",
+        "bad factor of a learning rate",
+        """\
+A value of `rates` is what the learning rate is multiplied with for some parameters: a number that is not
+negative. With 0 they keep the values they start with.
+
+    train:
+      rates:
+        encode.r: 0.1""",
+    ),
 )

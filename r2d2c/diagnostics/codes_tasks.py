@@ -179,9 +179,10 @@ The credit of a link is one of the built-in rules, or one that a plug-in brings 
     ),
     Entry(
         "E431",
-        "arguments that a credit rule does not take",
+        "an option that a credit rule does not have",
         """\
-The message shows the rule's usage. Arguments are numbers, in their order and without names.
+The message shows the rule's options with their defaults; `r2d2c ops --credit` says what they mean. They are
+given by name, or in their order before those with a name.
 
     credit: local(3)
     credit: local""",
@@ -213,6 +214,55 @@ A link is an edge between two tasks. Inside a task, gradients flow as they are; 
 
     encode.h -> encode: {credit: local}
     encode.h -> classify: {credit: local}""",
+    ),
+    Entry(
+        "E435",
+        "a value that an option of a credit rule cannot have",
+        """\
+A number stands as a number, a choice as a bare name, yes and no as `true` and `false`, and what is to be
+applied as a block or an op with the rest of its arguments.
+
+    credit: target(inverse=3, difference=yes)
+    credit: target(inverse=linear(H), difference=true)""",
+    ),
+    Entry(
+        "E436",
+        "an option of a credit rule that is out of range",
+        """\
+The rule makes no sense with this number; the message says which it takes.
+
+    credit: target(noise=-0.1)
+    credit: target(noise=0.1)""",
+    ),
+    Entry(
+        "E437",
+        "an option of a credit rule that is given twice",
+        """\
+By its position and by its name, or by its name two times.
+
+    credit: target(linear(H), inverse=linear(D))
+    credit: target(inverse=linear(H))""",
+    ),
+    Entry(
+        "E438",
+        "an option of a credit rule that is missing",
+        """\
+It has no default, because no value suits most models.
+
+    credit: truncate
+    credit: truncate(8)""",
+    ),
+    Entry(
+        "E439",
+        "an option of a credit rule that names no port",
+        """\
+The rule reads what the data brings, by the name it has in `targets:` (or, where the message says so, in
+`inputs:`). A value of a task is none of these.
+
+    targets:
+      y: i64[B]
+    credit: goodness(negatives=encode.r)
+    credit: goodness(negatives=hard)""",
     ),
     *WIRING,
 )

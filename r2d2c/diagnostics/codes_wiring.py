@@ -205,6 +205,20 @@ id picks from every sample. One element for each sample is a `gather`.
     p = gather(x, reshape(ids, (B, 1)), axis=1)        # f32[B, 1]""",
     ),
     Entry(
+        "E472",
+        "a credit rule that needs a value that its upper task does not give",
+        """\
+An option is applied to the first value that the task above gives, and nothing reads a value of that task: no
+distance, no other task, no output.
+
+    classify:
+      behavior: logits = linear(encode.h, 10)
+    links:
+      encode.h -> classify: {credit: "target(inverse=linear(8))"}
+    outputs:
+      logits: classify.logits           # this was missing""",
+    ),
+    Entry(
         "W480",
         "an op that can never learn",
         """\

@@ -3,7 +3,7 @@
 The code is fx's own. Only the reads of parameters are changed: ``self.encode.h.linear.weight`` would go through
 `nn.Module.__getattr__` once a segment, so they become look-ups in the `_parameters` (or `_buffers`) dict of the module
 that holds it. `torch.func.functional_call`, `.to` and `load_state_dict` write to those same dicts. And
-`torch.autograd.backward` is called without the checks of its arguments, a tenth of a small model's step.
+`torch.autograd.backward` and `grad` are called without the checks of their arguments, a tenth of a small model's step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _READ = re.compile(r"^(    \w+) = self\.([\w.]+)(.*)$", re.MULTILINE)
 def compile_function(graph: fx.Graph, root: torch.nn.Module, name: str) -> Callable[..., Any]:
     """A function of the graph's placeholders that reads its parameters from ``root``."""
     code = graph.python_code("self")
-    scope: dict[str, Any] = {**code.globals, "_backward": backward}
+    scope: dict[str, Any] = {**code.globals, "_backward": backward, "_grad": grad}
     holders: dict[int, str] = {}
 
     def read(match: re.Match[str]) -> str:
@@ -42,6 +42,7 @@ def compile_function(graph: fx.Graph, root: torch.nn.Module, name: str) -> Calla
         .replace("def forward(self)", "def forward()")
     )
     source = source.replace(" = torch.autograd.backward(", " = _backward(")
+    source = source.replace(" = torch.autograd.grad(", " = _grad(")
     for number, text in enumerate(split_long(source)):
         file = f"<r2d2c {name}>" if not number else f"<r2d2c {name}, part {number}>"
         linecache.cache[file] = (len(text), None, text.splitlines(True), file)
@@ -72,19 +73,41 @@ def backward(
     retain_graph: bool = False,
 ) -> None:
     """As `torch.autograd.backward` of scalars and of tensors with cotangents, which is all that `vjp` nodes make."""
-    if cotangents is None:
-        given = [_one(out.dtype, out.device) for out in outputs]
-    else:
-        given = [
-            _one(out.dtype, out.device) if c is None else c
-            for out, c in zip(outputs, cotangents, strict=True)
-        ]
     _ENGINE.run_backward(
         tuple(outputs),
-        tuple(given),
+        _given(outputs, cotangents),
         retain_graph,
         False,
         tuple(inputs),
         allow_unreachable=True,
         accumulate_grad=True,
+    )
+
+
+def grad(
+    outputs: Sequence[torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    cotangents: Sequence[torch.Tensor | None] | None = None,
+    retain_graph: bool = False,
+) -> tuple[torch.Tensor, ...]:
+    """As `torch.autograd.grad`, in the same way."""
+    found: tuple[torch.Tensor, ...] = _ENGINE.run_backward(
+        tuple(outputs),
+        _given(outputs, cotangents),
+        retain_graph,
+        False,
+        tuple(inputs),
+        allow_unreachable=False,
+        accumulate_grad=False,
+    )
+    return found
+
+
+def _given(
+    outputs: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor | None] | None
+) -> tuple[torch.Tensor, ...]:
+    if cotangents is None:
+        return tuple([_one(out.dtype, out.device) for out in outputs])
+    return tuple(
+        [_one(out.dtype, out.device) if c is None else c for out, c in zip(outputs, cotangents, strict=True)]
     )

@@ -13,6 +13,7 @@ from r2d2c.graph import Graph, Node, Value
 from r2d2c.infer import Signatures
 from r2d2c.lower.builder import FxBuilder, identifier
 from r2d2c.ops.record import Op
+from r2d2c.passes.inline import prune
 from r2d2c.types import Dim
 
 
@@ -48,8 +49,6 @@ def lower_forward(
     default: torch.dtype | None = None,
 ) -> Lowered:
     """The forward nodes of a training graph that some values need; nothing of its backward."""
-    from r2d2c.passes.inline import prune
-
     b = FxBuilder(graph, Signatures(ops), training, default)
     nodes = prune(graph.body.nodes, [value for _, value in wanted])
     for port in graph.body.inputs:
@@ -73,6 +72,13 @@ def forward_only(graph: Graph) -> set[str]:
         ):
             found.add(node.id)
     return found
+
+
+def _only_for_outputs(graph: Graph) -> frozenset[str]:
+    """The nodes of a training graph that no loss, gradient or update needs: what they make is for looking at."""
+    learn = [node.id for node in graph.body.nodes if node.op in ("accumulate", "update")]
+    needed = prune(graph.body.nodes, [loss.value for loss in graph.losses.values()], learn)
+    return frozenset(node.id for node in graph.body.nodes) - {node.id for node in needed}
 
 
 def _as_tensor(b: FxBuilder, result: Any) -> Any:
@@ -113,9 +119,11 @@ class TrainingLowering:
             loss.value for loss in graph.losses.values()
         ]
 
-    def visits(self) -> list[LoweredVisit]:
-        """Every visit as a graph of its own."""
-        sections = [list(visit.nodes) for visit in self.graph.visits]
+    def visits(self, outputs: bool = True) -> list[LoweredVisit]:
+        """Every visit as a graph of its own. ``outputs``: whether to compute and return the model's outputs as well."""
+        without = frozenset[str]() if outputs else _only_for_outputs(self.graph)
+        results = self.results if outputs else [loss.value for loss in self.graph.losses.values()]
+        sections = [[id_ for id_ in visit.nodes if id_ not in without] for visit in self.graph.visits]
         made = {value: k for k, ids in enumerate(sections) for id_ in ids for value in self._values(id_)}
         needed_later: list[set[Value]] = [set() for _ in sections]
         ports = {port.value for port in self.graph.body.inputs}
@@ -132,7 +140,7 @@ class TrainingLowering:
                         needed_later[made[value]].add(value)
                         found[value] = None
             reads.append(list(found))
-        for value in self.results:
+        for value in results:
             if value in made:
                 needed_later[made[value]].add(value)
         order = {value: n for n, value in enumerate(made)}

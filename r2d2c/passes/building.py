@@ -155,10 +155,15 @@ class GraphBuilder:
         fans: tuple[int, int] | None = None,
     ) -> Value:
         """Add storage, and a node that reads it; of a name that was added before, that node."""
-        if name in self._stored:
-            return self._stored[name]
-        self.storage[name] = Storage(name, kind, init, owner, type_, origin=origin, fans=fans)
-        self._stored[name] = self.add(f"%{name}", "param", (), {"storage": name}, origin)
+        if name not in self._stored:
+            self.storage[name] = Storage(name, kind, init, owner, type_, origin=origin, fans=fans)
+        return self.read(name)
+
+    def read(self, name: str) -> Value:
+        """A node that reads storage, one a name."""
+        if name not in self._stored:
+            row = self.storage[name]
+            self._stored[name] = self.add(f"%{name}", "param", (), {"storage": name}, row.origin)
         return self._stored[name]
 
     def signal(self, value: Value, delta: Value, link: str, rule: str | None, origin: Span | None) -> None:
@@ -191,11 +196,13 @@ class GraphBuilder:
 
     @property
     def labels(self) -> Labels | None:
-        for port in self.graph.body.inputs:
-            type_, bound = self.graph.types[port.value], self.graph.bounds.get(port.value)
-            if port.name in self.graph.targets and type_.dtype in INTEGERS and isinstance(bound, int):
-                return Labels(port.value, bound)
-        return None
+        names = (port.name for port in self.graph.body.inputs if port.name in self.graph.targets)
+        return next((found for name in names if (found := self.label(name)) is not None), None)
+
+    def label(self, name: str) -> Labels | None:
+        value = self.target(name)
+        classes, whole = self.graph.bounds.get(value), self.graph.types[value].dtype in INTEGERS
+        return Labels(value, classes) if whole and isinstance(classes, int) else None
 
     def target(self, name: str) -> Value:
         return next(port.value for port in self.graph.body.inputs if port.name == name)

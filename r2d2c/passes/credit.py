@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from r2d2c.credit.guard import ask, ask_value
 from r2d2c.credit.record import CreditRule
 from r2d2c.graph import Graph, Link, Loss, Node, Region, Value
 from r2d2c.ops.record import Op
@@ -16,6 +17,9 @@ from r2d2c.ops.registry import builtin
 from r2d2c.passes.building import GraphBuilder, in_order
 from r2d2c.passes.edges import AttachedEdge, AttachedNetwork
 from r2d2c.source import Span
+
+# What reads a value and sends nothing back to it.
+_APART = ("stop", "leaf", "vjp")
 
 
 def active_losses(graph: Graph, rules: Mapping[str, CreditRule]) -> dict[str, Loss]:
@@ -60,6 +64,8 @@ class AttachCredit(GraphBuilder):
         self.losses = active_losses(graph, rules)
         self.edges: list[AttachedEdge] = []
         self._errors: dict[Value, tuple[Value, Value]] = {}
+        self._deltas: dict[Value, tuple[Value, Value]] = {}
+        self._true: dict[Value, Value | None] = {}
 
     # -- the pass
     def run(self) -> Graph:
@@ -132,19 +138,24 @@ class AttachCredit(GraphBuilder):
         if link is not None:
             edge = self._edge(link)
             attach = edge.rule.attach
-            return edge.stop(edge.value) if attach is None else attach(edge)
+            if attach is None:
+                return edge.stop(edge.value)
+            return ask_value(edge.rule, link, "attach", edge, self.types, self.types[link.source])
         if value.node.endswith(".representative"):
             return self.stop(value) if node.id.endswith(".representative") else self.leaf(value, cut=False)
         return value
 
     def _edge(self, link: Link) -> AttachedEdge:
         rule = self.rules[link.credit.rule]
-        # One link of its kind is named after the task below; of several, after both tasks.
-        twin = any(
-            other is not link and other.source_task == link.source_task and other.credit.rule == rule.name
+        # Named after the task below; if links of this rule leave several of its values, after the value as well.
+        several = any(
+            other.source != link.source
+            and other.source_task == link.source_task
+            and other.credit.rule == rule.name
             for other in self.graph.links
         )
-        place = f"{link.source_task}.{rule.name}" + (f".{link.target}" if twin else "")
+        port = self._name(link.source).rpartition(".")[2]
+        place = f"{link.source_task}.{rule.name}" + (f".{port}" if several else "")
         edge = AttachedEdge(
             self, rule, place, link.source_task, link.origin or link.credit.origin, self, link
         )
@@ -154,14 +165,20 @@ class AttachCredit(GraphBuilder):
     def _let_rules_finish(self) -> None:
         position = {node.id: k for k, node in enumerate(self.nodes)}
         self.edges.sort(key=lambda edge: position[edge.value.node])
+        once: set[tuple[Value, str]] = set()
         for edge in self.edges:
-            if edge.rule.signal is not None:
-                edge.signal(edge.value, edge.rule.signal(edge))
+            if edge.rule.signal is not None and (edge.value, edge.rule.name) not in once:
+                once.add((edge.value, edge.rule.name))
+                wanted = self.types[edge.value]
+                delta = ask_value(edge.rule, edge.link, "signal", edge, self.types, wanted)
+                edge.signal(edge.value, delta)
         for rule in {edge.rule.name: edge.rule for edge in self.edges}.values():
             if rule.finish is not None:
                 edges = tuple(edge for edge in self.edges if edge.rule is rule)
                 place, origin = rule.name, edges[0].origin
-                rule.finish(AttachedNetwork(self, rule, place, edges[0].owner, origin, self, edges))
+                network = AttachedNetwork(self, rule, place, edges[0].owner, origin, self, edges)
+                ask(rule, [edge.link for edge in edges], "finish", network)
+        self._cut_for_deltas()
 
     # -- what edges ask for
     def _called(self, task: str) -> Node:
@@ -236,10 +253,67 @@ class AttachCredit(GraphBuilder):
             name = self._name(value)
             leaf = self.fresh_leaf(f"{name}.output", value, cut=True)
             for number, node in enumerate(self.nodes):
-                if node.op not in ("stop", "leaf", "signal") and value in node.inputs:
+                if node.op not in (*_APART, "signal") and value in node.inputs:
                     inputs = tuple(leaf if v == value else v for v in node.inputs)
                     self.nodes[number] = replace(node, inputs=inputs)
             error = self.add(f"{name}.error", "gradient", (leaf,), {})
             self.signal(value, error, f"{name}.error", None, self.origin(value))
             self._errors[value] = leaf, error
         return self._errors[value][1]
+
+    def delta(self, value: Value) -> Value:
+        """As `error`, with what other rules send: cut off when all rules have finished, since they may still add to it."""
+        if value not in self._deltas:
+            name = self._name(value)
+            leaf = self.fresh_leaf(f"{name}.taught", value, cut=True)
+            self._deltas[value] = leaf, self.add(f"{name}.taught.delta", "gradient", (leaf,), {})
+        return self._deltas[value][1]
+
+    def _cut_for_deltas(self) -> None:
+        for value, (leaf, delta) in self._deltas.items():
+            for number, node in enumerate(self.nodes):
+                if node.op not in _APART and value in node.inputs:
+                    inputs = tuple(leaf if v == value else v for v in node.inputs)
+                    self.nodes[number] = replace(node, inputs=inputs)
+            self.signal(value, delta, delta.node, None, self.origin(value))
+
+    def true_gradient(self, value: Value, origin: Span | None) -> Value:
+        """∂L/∂value over the links that read it as a leaf; a loop, from the top down, since chains may be long."""
+        stack = [value]
+        while stack:
+            of = stack[-1]
+            leaf = self.leaves.get(of)
+            above = [o for task in self.tasks() if leaf in self.reads(task) for o in self._floating(task)]
+            waiting = [o for o in above if o not in self._true]
+            if of not in self._true and leaf is not None and waiting:
+                stack += waiting
+                continue
+            stack.pop()
+            if of not in self._true:
+                self._true[of] = self._over_links(of, above, origin)
+        found = self._true[value]
+        if found is None:  # nothing comes back
+            return self.add(
+                f"{self._name(value)}.true", "gradient", (self.leaf(value, cut=True),), {}, origin
+            )
+        return found
+
+    def _over_links(self, value: Value, above: Sequence[Value], origin: Span | None) -> Value | None:
+        """One vjp through the tasks that give the values ``above``."""
+        found = {o: c for o in above if (c := self._whole(o)) is not None}
+        if value not in self.leaves or not found:
+            return None
+        name, leaf = f"{self._name(value)}.true", self.leaves[value]
+        return self.vjp(name, list(found), [leaf], list(found.values()), origin)[0]
+
+    def _whole(self, value: Value) -> Value | None:
+        """∂L/∂value from losses and links: both from what reads it as it is, and from what reads it as a leaf."""
+        links = self._true[value]
+        direct = any(n.op not in (*_APART, "signal") and value in n.inputs for n in self.nodes)
+        if not direct and value not in self._errors:
+            return links
+        error = self.error(value)
+        return error if links is None else self.add(f"{error.node}.whole", "add", (error, links), {})
+
+    def _floating(self, task: str) -> list[Value]:
+        return [value for value in self.gives(task) if self.types[value].floating]

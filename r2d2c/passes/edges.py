@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from r2d2c.credit.options import options_of
 from r2d2c.credit.record import CreditRule, Labels
-from r2d2c.graph import Credit, Init, Link, Loss, Node, Task, Value
+from r2d2c.graph import CORE_OPS, Credit, Init, Link, Loss, Node, Task, Value, storage_read
 from r2d2c.passes.building import GraphBuilder
 from r2d2c.source import Span
-from r2d2c.types import TensorType
+from r2d2c.types import DimLike, TensorType
 
 if TYPE_CHECKING:
     from r2d2c.passes.credit import AttachCredit
@@ -34,8 +34,18 @@ class _Building:
     def task(self, name: str) -> Task:
         return self.host.task(name)
 
-    def node(self, op: str, *inputs: Value, name: str = "", **attrs: object) -> Value:
-        return self.host.add(f"{self.place}.{name or op}", op, inputs, attrs, self.origin)
+    def node(self, op: str, *inputs: Value | float, name: str = "", **attrs: object) -> Value:
+        record = self.host.ops.get(op)
+        known = [arg.name for arg in record.attributes] if record is not None else attrs
+        if record is None and op not in CORE_OPS:
+            raise ValueError(f"there is no op `{op}`")
+        if unknown := [key for key in attrs if key not in known]:
+            raise ValueError(f"`{op}` has no argument `{unknown[0]}`; its arguments are {', '.join(known)}")
+        values = tuple(self.number(v) if isinstance(v, (int, float)) else v for v in inputs)
+        for value in values:
+            if value not in self.host.types:
+                raise ValueError(f"an input of `{op}` is {value!r}, which is no value of this graph")
+        return self.host.add(f"{self.place}.{name or op}", op, values, attrs, self.origin)
 
     def number(self, value: float) -> Value:
         return self.host.number(value)
@@ -64,9 +74,22 @@ class _Building:
         return self.host.fresh_leaf(f"{self.place}.{name}", value, cut=True)
 
     def storage(
-        self, name: str, type_: TensorType, init: Init, kind: Literal["param", "frozen", "statistic"]
+        self,
+        name: str,
+        type_: TensorType | Sequence[DimLike],
+        init: Init | str,
+        kind: Literal["param", "frozen", "statistic"],
     ) -> Value:
+        if not isinstance(type_, TensorType):
+            type_ = TensorType(self._dtype(), tuple(type_))
+        init = Init(init) if isinstance(init, str) else init
         return self.host.store(f"{self.place}.{name}", type_, init, kind, self.owner, self.origin)
+
+    def _dtype(self) -> str:
+        """That of the first link's value."""
+        return self.host.types[
+            next(k.source for k in self.host.graph.links if k.credit.rule == self.rule.name)
+        ].dtype
 
     def signal(self, value: Value, delta: Value) -> None:
         self.host.signal(value, delta, self.place, self.rule.name, self.origin)
@@ -84,6 +107,9 @@ class _Building:
     @property
     def labels(self) -> Labels | None:
         return self.host.labels
+
+    def label(self, name: str) -> Labels | None:
+        return self.host.label(name)
 
     def target(self, name: str) -> Value:
         return self.host.target(name)
@@ -104,6 +130,17 @@ class _Attaching(_Building):
     def error(self, value: Value) -> Value:
         return self.pass_.error(value)
 
+    def delta(self, value: Value) -> Value:
+        return self.pass_.delta(value)
+
+    def parameters(self, task: str) -> Mapping[str, Value]:
+        names = storage_read(self.host.graph, self.host.graph.tasks[task].behavior)
+        rows = {name: row for name, row in self.host.storage.items() if name in names and row.kind == "param"}
+        return {name: self.host.stop(self.host.read(name)) for name in rows}
+
+    def true_gradient(self, value: Value) -> Value:
+        return self.pass_.true_gradient(value, self.origin)
+
 
 @dataclass(slots=True)
 class AttachedEdge(_Attaching):
@@ -111,9 +148,16 @@ class AttachedEdge(_Attaching):
 
     link: Link
 
+    def _dtype(self) -> str:
+        return self.type(self.value).dtype
+
     @property
     def credit(self) -> Credit:
         return self.link.credit
+
+    @property
+    def name(self) -> str:
+        return self.place
 
     @property
     def value(self) -> Value:

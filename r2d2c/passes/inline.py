@@ -99,6 +99,7 @@ class _Flattener:
             assert given is not None
             inner[port.value] = lookup(given, given)
         again = f"{suffix}@{node.id}" if suffix or any(n.id in self.used for n in callee.nodes) else ""
+        self.used.add(node.id)
         self._body(callee, inner, again)
         for position, port in enumerate(callee.outputs):
             mapping[Value(node.id, position)] = inner.get(port.value, port.value)

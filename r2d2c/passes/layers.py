@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from r2d2c.credit.guard import ask
 from r2d2c.credit.record import CreditRule
 from r2d2c.graph import Graph, Link, Node, Region, Value
 from r2d2c.ops.record import Op
@@ -34,8 +35,8 @@ class Rewire(GraphBuilder):
         if not acting:
             return graph
         for rule, links in acting:
-            assert rule.layers is not None
-            rule.layers(FlatLayers(self, rule, rule.name, rule.name, links[0].origin, self, links))
+            layers = FlatLayers(self, rule, rule.name, rule.name, links[0].origin, self, links)
+            ask(rule, links, "layers", layers)
         nodes = tuple(in_order([*self.flat.values(), *self.nodes]))
         region = Region(main.name, main.kind, main.inputs, main.outputs, nodes, main.origin)
         return graph.with_(
@@ -60,9 +61,10 @@ class Rewire(GraphBuilder):
         return found
 
     def parameter(self, value: Value | None) -> str | None:
-        """The name of the storage that a value reads."""
+        """The name of the storage that a value reads, if it is a parameter: one that is frozen is none."""
         node = self.flat.get(value.node) if value is not None else None
-        return node.attrs["storage"] if node is not None and node.op == "param" else None
+        name = node.attrs["storage"] if node is not None and node.op == "param" else None
+        return name if name is not None and self.storage[name].kind == "param" else None
 
     def replace(self, node: Node, op: str, more: Sequence[Value]) -> None:
         """Put another op in a node's place, with the same inputs and more."""

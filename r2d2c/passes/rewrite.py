@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from r2d2c.credit.check import LinkCheck
+from r2d2c.credit.guard import ask
 from r2d2c.credit.record import CreditRule
 from r2d2c.diagnostics import Sink
 from r2d2c.graph import Graph
@@ -25,7 +26,7 @@ def rewrite(graph: Graph, ops: Mapping[str, Op], rules: Mapping[str, CreditRule]
         if rule.check is not None:
             active = active_losses(graph, rules)
             for link in links:
-                rule.check(LinkCheck(graph, link, rule, ops, rules, active, sink))
+                ask(rule, [link], "check", LinkCheck(graph, link, rule, ops, rules, active, sink))
         if not any(found.severity == "error" for found in sink.diagnostics[before:]):
-            graph = check_after(rule.rewrite(graph, links, ops), ops, "typed")
+            graph = check_after(ask(rule, links, "rewrite", graph, links, ops), ops, "typed")
     return graph

@@ -67,7 +67,7 @@ def schedule(graph: Graph, roots: Sequence[Root], together: Iterable[Sequence[st
     group = _groups(graph, roots, together)
     order = _sorted(graph.body.nodes, roots)
     waits = _waits(order, roots)
-    events = _events(roots, waits, group, {node.id: k for k, node in enumerate(order)})
+    events = _events(roots, waits, group, _positions(graph, order))
     return Schedule(_place(graph, order, roots, events, waits, join), group.of)
 
 
@@ -166,6 +166,26 @@ def _waits(order: Sequence[Node], roots: Sequence[Root]) -> list[int]:
         for number in ends.get(node.id, ()):
             waits[number] |= bits
     return waits
+
+
+def _positions(graph: Graph, order: Sequence[Node]) -> dict[str, int]:
+    """When every node can have run, if the spec's own losses and what they need run in order.
+
+    What a credit rule adds may come as soon as its inputs have: a task whose δ needs nothing above it learns at once.
+    """
+    nodes = {node.id: node for node in order}
+    stack = [loss.value.node for loss in graph.losses.values() if loss.rule is None]
+    fixed: set[str] = set()
+    while stack:
+        id_ = stack.pop()
+        if id_ not in fixed:
+            fixed.add(id_)
+            stack.extend([v.node for v in nodes[id_].inputs if v is not None])
+    found: dict[str, int] = {}
+    for number, node in enumerate(order):
+        inputs = (found[v.node] for v in node.inputs if v is not None)
+        found[node.id] = number if node.id in fixed else max(inputs, default=0)
+    return found
 
 
 def _events(

@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from r2d2c.credit.record import CreditRule
+from r2d2c.credit.registry import rules as credit_rules
 from r2d2c.diagnostics import Sink, suggest
 from r2d2c.graph import Credit, Graph, Link, Loss, Metric, Node, Port, Region, Task, Value
 from r2d2c.ops.record import Op
+from r2d2c.resolve.credit import CreditBinder, build_behaviors
 from r2d2c.resolve.dims import declare_dims, port_types
 from r2d2c.resolve.evaluate import Evaluator
 from r2d2c.resolve.order import order_tasks, reads
 from r2d2c.resolve.program import Block, Program
 from r2d2c.resolve.region import RegionBuilder
-from r2d2c.resolve.results import FAILED, Failed, Forbidden, OpRef, Placed, Unknown, UnknownCall
+from r2d2c.resolve.results import FAILED, Failed, Forbidden, Placed, Unknown
 from r2d2c.resolve.scopes import ModelScopes
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Syntax
@@ -23,15 +26,28 @@ from r2d2c.types import Named
 
 
 def resolve(
-    spec: Spec, ops: Mapping[str, Op], imported: list[BlockSyntax], sink: Sink, seed: int = 0
+    spec: Spec,
+    ops: Mapping[str, Op],
+    imported: list[BlockSyntax],
+    sink: Sink,
+    seed: int = 0,
+    rules: Mapping[str, CreditRule] | None = None,
 ) -> Graph:
     """The resolved graph of a spec. Mistakes go to the sink; the graph is then of no use."""
-    return _Resolver(spec, ops, imported, sink).run(seed)
+    known = credit_rules() if rules is None else rules
+    return _Resolver(spec, ops, known, imported, sink).run(seed)
 
 
 class _Resolver:
-    def __init__(self, spec: Spec, ops: Mapping[str, Op], imported: list[BlockSyntax], sink: Sink) -> None:
-        self.spec, self.sink = spec, sink
+    def __init__(
+        self,
+        spec: Spec,
+        ops: Mapping[str, Op],
+        rules: Mapping[str, CreditRule],
+        imported: list[BlockSyntax],
+        sink: Sink,
+    ) -> None:
+        self.spec, self.sink, self.rules = spec, sink, rules
         self.program = Program(sink, ops)
         declare_dims(spec.dims, self.program)
         self._declare_blocks([*imported, *spec.blocks])
@@ -43,7 +59,9 @@ class _Resolver:
         self.tasks: dict[str, Task] = {}
         self.losses: dict[str, Loss] = {}
         self.links: list[Link] = []
-        self.default = self._credit(spec.credit) or Credit("backprop")
+        ports = ([port.name for port in group] for group in (spec.inputs, spec.targets))
+        self.credits = CreditBinder(self.program, rules, *ports)
+        self.default = self.credits.bind(spec.override or spec.credit) or Credit("backprop")
 
     def _declare_blocks(self, blocks: list[BlockSyntax]) -> None:
         for block in blocks:
@@ -71,6 +89,8 @@ class _Resolver:
             self._teach(task)
         self._annotate_links()
         outputs = self._outputs()
+        # Last, when all that the upper tasks give is known.
+        self.links = list(build_behaviors(self.links, self.rules, self.scopes))
         metrics = tuple(m for m in map(self._metric, spec.metrics) if m is not None)
         program = self.program
         # Regions were finished before later readers exposed more of their values.
@@ -238,28 +258,6 @@ class _Resolver:
         return 1.0
 
     # -- links
-    def _credit(self, syntax: Syntax | None) -> Credit | None:
-        if syntax is None:
-            return None
-        region = RegionBuilder(self.program, "credit", "model", "credit")
-        span = syntax.span(syntax.root)
-        result = Evaluator(region, syntax).expression(syntax.root)
-        if isinstance(result, (Unknown, OpRef)):
-            return Credit(result.name, (), span)
-        if isinstance(result, UnknownCall):
-            if result.keywords:
-                names = ", ".join(key for key, _ in result.keywords)
-                self.sink.report(
-                    "E431",
-                    span,
-                    f"the arguments of a credit rule have no names: `{names}`",
-                    fix=f"write `{result.name}(…)` with the values alone",
-                )
-            return Credit(result.name, result.args, span)
-        if not isinstance(result, Failed):
-            self.sink.report("E412", span, "a credit is the name of a rule, such as `backprop` or `local`")
-        return None
-
     def _annotate_links(self) -> None:
         links = self.scopes.links(self.default)
         annotated: dict[int, Span] = {}
@@ -271,7 +269,7 @@ class _Resolver:
             ]
             if not matching:
                 self._no_such_link(entry.key.source, entry.key.target, entry.span, links)
-            credit = self._credit(entry.credit)
+            credit = self.credits.bind(entry.credit) if self.spec.override is None else None
             feed = self._feed(entry.feed) if entry.feed is not None else None
             for number in matching:
                 if number in annotated:
@@ -280,10 +278,15 @@ class _Resolver:
                 annotated[number] = entry.span
                 link, source_name = links[number]
                 changes: dict[str, Any] = {"origin": entry.span, "credit": credit or link.credit}
-                if feed is not None:
+                if feed is not None and self._fed(changes["credit"]):
                     changes |= {"feed": feed[0], "feed_task": feed[1]}
                 links[number] = (replace(link, **changes), source_name)
         self.links = [link for link, _ in links]
+
+    def _fed(self, credit: Credit) -> bool:
+        """Whether `feed` counts: one rule for every link overrules it where it does not take it."""
+        rule = self.rules.get(credit.rule)
+        return self.spec.override is None or rule is None or rule.takes_feed
 
     def _no_such_link(self, source: str, target: str, span: Span, links: list[tuple[Link, str]]) -> None:
         names = [name for _, name in links] + [link.source_task for link, _ in links]

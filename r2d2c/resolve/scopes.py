@@ -224,6 +224,18 @@ class ModelScopes:
 
         return self._make(f"outputs.{name}", "output", f"outputs.{name}", outside, None)
 
+    def credit(self, name: str, origin: Any) -> RegionBuilder:
+        """A behavior that an option of a credit rule names: it sees dims, blocks, ops and storage alone."""
+
+        def outside(region: RegionBuilder, wanted: str) -> Any:
+            task, _, value = wanted.partition(".")
+            if wanted in self.inputs or wanted in self.targets or self._owner(task, value) is not None:
+                message = f"`{wanted}` cannot be read here: what an option of a credit rule names is applied to what the rule gives it, and reads nothing else"
+                return Forbidden("E201", message, None)
+            return None
+
+        return self._make(name, "credit", name, outside, origin)
+
     # -- queries
     def direct(self, result: Any) -> Value | None:
         """The main region's value of an output that is just a task's value."""

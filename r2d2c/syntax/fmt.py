@@ -120,7 +120,7 @@ def _is_expression(path: tuple[str, ...]) -> bool:
     if not path or path[0] in _TEXT_SECTIONS:
         return False
     if path[0] == "train":
-        return path[-1] not in _TEXT_OF_TRAIN
+        return path[:2][-1] not in _TEXT_OF_TRAIN
     return len(path) < 3 or path[-1] not in _TEXT_KEYS
 
 

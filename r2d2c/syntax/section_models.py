@@ -140,6 +140,11 @@ class _OrText:
 
 _SCALAR = {"type": ["string", "number", "boolean"]}
 Expression: TypeAlias = Annotated[YScalar, BeforeValidator(_expression), WithJsonSchema(_SCALAR)]
+Factor: TypeAlias = Annotated[
+    YScalar,
+    BeforeValidator(_expression),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]}),
+]
 Size: TypeAlias = Annotated[
     YScalar,
     BeforeValidator(_dim),
@@ -219,6 +224,10 @@ class TrainModel(_Model):
     )
     optimizer: Expression | None = Field(None, description="An optimizer, such as `adam(lr=2e-3)`.")
     schedule: Expression | None = Field(None, description="How the learning rate changes, such as `cosine`.")
+    rates: dict[str, Factor] | None = Field(
+        None,
+        description="Factors on the learning rate, by the beginning of parameters' names: `encode.r: 0.1`.",
+    )
     seed: Annotated[int, Field(ge=0), BeforeValidator(_whole(0))] | None = Field(
         None, description="Where all random numbers come from."
     )

@@ -7,7 +7,8 @@ stand in `section_models.py`, which is imported only when a tree is validated (p
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -112,13 +113,14 @@ class Output(Named):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Train(Record):
-    """How to train."""
+    """How to train. ``rates``: factors on the learning rate, by the beginning of parameters' names."""
 
     data: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
     optimizer: YScalar | None = None
     schedule: YScalar | None = None
+    rates: Mapping[str, YScalar] = field(default_factory=dict)
     seed: int | None = None
     metrics: tuple[YScalar, ...] = ()
     split: YScalar | None = None
@@ -148,6 +150,9 @@ class Document(Record):
 SECTION_NAMES: tuple[str, ...] = tuple(f.name for f in fields(Document) if f.name not in ("span", "node"))
 # The sections that are maps, so that `--set train.epochs=3` may add one.
 MAP_SECTIONS: tuple[str, ...] = ("dims", "inputs", "targets", "blocks", "links", "losses", "outputs", "train")
+
+# The maps whose keys are names with dots: `--set train.rates.encode.r=0.1` sets `encode.r` there.
+DOTTED_MAPS: tuple[str, ...] = ("train.rates",)
 
 
 def validate(tree: YMap, sink: Sink, *, library: bool = False) -> Document | None:

@@ -68,7 +68,7 @@ class Named:
 
 @dataclass(slots=True)
 class Spec:
-    """Everything a spec says, parsed."""
+    """Everything a spec says, parsed. ``override``: the credit of every link, of ``--credit``."""
 
     source: Source
     document: Document
@@ -83,6 +83,7 @@ class Spec:
     outputs: list[Named] = field(default_factory=list)
     metrics: list[Syntax] = field(default_factory=list)
     credit: Syntax | None = None
+    override: Syntax | None = None
     imports: list[tuple[str, Span]] = field(default_factory=list)
 
 

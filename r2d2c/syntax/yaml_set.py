@@ -20,17 +20,25 @@ class _Setting:
     key: str
     value: YNode
     sections: tuple[str, ...]
+    dotted: tuple[str, ...]
     sink: Sink
 
     def span(self, start: int, end: int) -> Span:
         return Span(self.source, start, end)
 
+    def in_dotted(self, at: int) -> bool:
+        """Whether all of the key from here on is one name, with its dots."""
+        return _squeezed(self.key[: max(0, at - 1)]) in self.dotted
 
-def apply_set(tree: YMap, text: str, sink: Sink, sections: Iterable[str] = ()) -> YMap | None:
+
+def apply_set(
+    tree: YMap, text: str, sink: Sink, sections: Iterable[str] = (), dotted: Iterable[str] = ()
+) -> YMap | None:
     """The tree with ``text`` (``dims.H=128``) applied to it, or None after a diagnostic.
 
     A key is a path of names with dots between; a name that has dots itself (a link) is matched against the
-    keys that exist, or quoted. ``sections`` are the top-level maps that may be added when absent.
+    keys that exist, or quoted. ``sections`` are the top-level maps that may be added when absent; ``dotted``
+    the maps whose keys are names with dots, which may be added too.
     """
     source = Source(f"--set {text}", text)
     equals = _equals(text)
@@ -45,7 +53,8 @@ def apply_set(tree: YMap, text: str, sink: Sink, sections: Iterable[str] = ()) -
     value = compose_node(source, sink, start=equals + 1)
     if value is None:
         return None
-    new = _replace(tree, 0, _Setting(source, text[:equals], value, tuple(sections), sink), top=True)
+    setting = _Setting(source, text[:equals], value, tuple(sections), tuple(dotted), sink)
+    new = _replace(tree, 0, setting, top=True)
     return new if isinstance(new, YMap) else None
 
 
@@ -93,7 +102,7 @@ def _replace_in_list(node: YSeq, at: int, setting: _Setting) -> YNode | None:
 
 
 def _replace_in_map(node: YMap, at: int, setting: _Setting, top: bool) -> YNode | None:
-    found = _longest_key(node, setting.key, at)
+    found = _longest_key(node, setting.key, at, whole=setting.in_dotted(at))
     if found is None:
         return _add(node, at, setting, top)
     index, end = found
@@ -110,13 +119,15 @@ def _replace_in_map(node: YMap, at: int, setting: _Setting, top: bool) -> YNode 
 
 
 def _add(node: YMap, at: int, setting: _Setting, top: bool) -> YNode | None:
-    end = _segment_end(setting.key, at)
+    dotted = setting.in_dotted(at)
+    end = len(setting.key) if dotted else _segment_end(setting.key, at)
     name = _unquoted(setting.key[at:end])
     span = setting.span(at, end)
-    key = YScalar(span, name, span)
+    # Where it is written into a spec, a `*` in front must not be a mark of YAML's.
+    key = YScalar(span, name, span, '"' if dotted else "")
     if end >= len(setting.key):
         return YMap(node.span, (*node.entries, (key, setting.value)))
-    if top and name in setting.sections:
+    if (top and name in setting.sections) or setting.in_dotted(end + 1):
         inner = _add(YMap(span, ()), end + 1, setting, top=False)
         return inner and YMap(node.span, (*node.entries, (key, inner)))
     known = [*node.keys(), *(setting.sections if top else ())]
@@ -128,14 +139,17 @@ def _add(node: YMap, at: int, setting: _Setting, top: bool) -> YNode | None:
     return None
 
 
-def _longest_key(node: YMap, path: str, at: int) -> tuple[int, int] | None:
-    """The entry whose key is the longest that the rest of the path starts with, and where that ends."""
+def _longest_key(node: YMap, path: str, at: int, *, whole: bool = False) -> tuple[int, int] | None:
+    """The entry whose key is the longest that the rest of the path starts with, and where that ends.
+
+    whole: only all of the rest will do.
+    """
     if path[at : at + 1] in ('"', "'"):
         end = _segment_end(path, at)
         wanted = _squeezed(_unquoted(path[at:end]))
         return next(((i, end) for i, (k, _) in enumerate(node.entries) if _squeezed(k.value) == wanted), None)
     best: tuple[int, int] | None = None
-    ends = [i for i in range(at, len(path)) if path[i] == "."] + [len(path)]
+    ends = [i for i in range(at, len(path)) if path[i] == "." and not whole] + [len(path)]
     squeezed = {_squeezed(path[at:end]): end for end in ends}
     for index, (key, _) in enumerate(node.entries):
         end_of = squeezed.get(_squeezed(key.value))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from r2d2c.diagnostics import Sink
 from r2d2c.driver import Checked
+from r2d2c.syntax.override import with_credit
 from r2d2c.train.device import find_device, set_threads
 from r2d2c.train.events import Callbacks
 from r2d2c.train.load import Loaded, Request, check_for_training, data_text, load_data
@@ -52,6 +53,7 @@ def train(
     schedule: str | None = None,
     split: float | None = None,
     settings: Sequence[str] = (),
+    credit: str | None = None,
     plugins: Iterable[Any] = (),
     callbacks: Iterable[Any] = (),
     resume: str | Path | None = None,
@@ -60,6 +62,7 @@ def train(
     backend: str = "eager",
     limit_batches: int | None = None,
     checkpoint_every: float = 120.0,
+    angles: bool = False,
     quiet: bool = True,
 ) -> Run:
     """Train a spec into a new run folder, or go on with a run (``resume``).
@@ -67,15 +70,16 @@ def train(
     data: a source such as ``"digits"``, a `Dataset`, an iterable of batches (or a function that gives one),
         or a
         mapping of these by split; what the spec names if None.
-    out: the run's folder, ``runs/NAME-NNN`` if None. callbacks: objects with methods of
-    `r2d2c.train.events.Callback`. Ctrl-C finishes the batch, saves, and raises `KeyboardInterrupt`.
+    settings, credit: see `r2d2c.load`. out: the run's folder, ``runs/NAME-NNN`` if None. callbacks: objects
+    with methods of `r2d2c.train.events.Callback`. angles: write the angles to backprop's gradient (see
+    `r2d2c.train.angles`) into ``angles.csv``. Ctrl-C finishes the batch, saves, and raises `KeyboardInterrupt`.
     """
-    listening = [*callbacks] if quiet else [*callbacks, _Lines()]
+    listening = _listening(callbacks, angles, quiet, resume)
     changed = overrides(
         epochs=epochs, batch_size=batch_size, seed=seed, optimizer=optimizer, schedule=schedule, split=split
     )
     if resume is not None:
-        given = [batch_size, seed, optimizer, schedule, split, limit_batches, out]
+        given = [batch_size, seed, optimizer, schedule, split, credit, limit_batches, out]
         if spec is not None or settings or any(value is not None for value in given):
             refuse(
                 "E548", "a run is resumed as it was started: nothing but epochs, data and device can be given"
@@ -91,7 +95,9 @@ def train(
         RunFolder.create(path, spec="", lock=Lock.of("", seed=0, threads=0, device=""))  # refuses
     text = data_text(request)
     named = overrides(data=text) if text is not None else []
-    checked = check_for_training(spec, [*changed, *named, *settings], tuple(plugins), request)
+    checked = check_for_training(
+        spec, [*changed, *named, *with_credit(settings, credit)], tuple(plugins), request
+    )
     for diagnostic in checked.diagnostics:
         if diagnostic.severity == "warning":
             Callbacks(listening)("on_warning", diagnostic)
@@ -126,10 +132,21 @@ def train(
             with suppress(OSError):
                 RunFolder(path).remove()
         raise
-    run = Run(path, tuple(plugins))
+    run = Run(path, tuple(plugins) or (*checked.ops.extra, *checked.rules))
     trainer.run()
     _summarize(run, wanted, loaded, str(place))
     return run
+
+
+def _listening(callbacks: Iterable[Any], angles: bool, quiet: bool, resume: str | Path | None) -> list[Any]:
+    """All callbacks. A run that had its angles measured has them measured when it goes on."""
+    listening = [*callbacks, *([] if quiet else [_Lines()])]
+    if angles or (resume is not None and (Path(resume) / "angles.csv").is_file()):
+        from r2d2c.train.angles import Angles
+
+        if not any(isinstance(callback, Angles) for callback in listening):
+            listening.insert(0, Angles())
+    return listening
 
 
 def _settings(checked: Checked) -> Settings:

@@ -11,6 +11,8 @@ from r2d2c.diagnostics import Diagnostic
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from r2d2c.train.loop import Trainer
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -66,6 +68,9 @@ class EpochInfo:
 class Callback:
     """The methods a callback may have; a callback need not derive from this."""
 
+    def on_ready(self, trainer: Trainer) -> None:
+        """First of all: for those who look at the model and the data. They leave them as they are."""
+
     def on_start(self, start: Start) -> None: ...
 
     def on_step(self, step: StepInfo) -> None: ...
@@ -80,19 +85,19 @@ class Callback:
 
 
 class Callbacks:
-    """Many callbacks as one."""
+    """Many callbacks as one. ``kind``: the class that has their methods."""
 
-    def __init__(self, callbacks: Iterable[Any]) -> None:
+    def __init__(self, callbacks: Iterable[Any], kind: type = Callback) -> None:
         listening = list(callbacks)
         self._heard = {
             name: [getattr(callback, name) for callback in listening if hasattr(callback, name)]
-            for name in vars(Callback)
+            for name in vars(kind)
             if name.startswith("on_")
         }
 
     def wants(self, name: str) -> bool:
         return bool(self._heard[name])
 
-    def __call__(self, name: str, event: Any) -> None:
+    def __call__(self, name: str, *events: Any) -> None:
         for method in self._heard[name]:
-            method(event)
+            method(*events)

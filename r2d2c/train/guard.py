@@ -32,7 +32,7 @@ def check_losses(
     row, column = (~sound).nonzero()[0].tolist()
     value = float(table[row, column])
     step = model._step - len(rows) + row + 1
-    loss = model.graph.losses[names[column]]
+    loss = model._training_graph.losses[names[column]]
     others = [names[k] for k in (~sound[row]).nonzero().flatten().tolist() if k != column]
     notes = [f"so are in the same step: {', '.join(f'`{name}`' for name in others)}"] if others else []
     refuse(

@@ -82,12 +82,13 @@ def check_text(
     assert spec is not None
     places = {entry.name: entry.span for entry in spec.dims if entry.syntax == "infer"}
     if places:
+        from r2d2c.credit.registry import rules as credit_rules
         from r2d2c.infer import infer
         from r2d2c.resolve.imports import load_imports
         from r2d2c.resolve.model import resolve
 
         table = Ops(_extra(ops))
-        graph = resolve(spec, table, load_imports(spec, folder, sink), sink)
+        graph = resolve(spec, table, load_imports(spec, folder, sink), sink, rules=credit_rules(rules))
         sink.stop_on_errors()
         # Its mistakes may be no more than that a size is not known yet; they are reported below if they stay.
         graph = infer(graph, table, Sink())

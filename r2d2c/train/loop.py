@@ -61,13 +61,21 @@ class Trainer:
         self.callbacks = Callbacks(callbacks)
         self.sink = Sink()
         self.device = next((t.device for t in model.parameters()), torch.device("cpu"))
-        self.losses = tuple(model.graph.losses)
+        self.losses = tuple(model._training_graph.losses)  # a distance that credit drops is none
         if data.train is None:
             refuse("E539", f"{data.name} has no training data")
         self.loader: Loader = data.train.loader(settings.batch_size, seed=settings.seed, shuffle=True)
         parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         visits = model._training_graph.visits
-        self.stepper = Stepper(parameters, visits, settings.record, settings.optimizer, clip=settings.clip)
+        self.stepper = Stepper(
+            parameters,
+            visits,
+            settings.record,
+            settings.optimizer,
+            clip=settings.clip,
+            sometimes=model._sometimes,
+            rates=settings.rates,
+        )
         self.stepper.set_schedule(settings.schedule, settings.epochs, self._batches())
         self.sums = Sums(self.losses, self.device)
         self.spread = Spread(model)
@@ -135,9 +143,9 @@ class Trainer:
         numpy.random.seed(number % 2**32)
 
     def _announce(self) -> None:
+        self.callbacks("on_ready", self)
         train = self.data.train
         assert train is not None
-        trained = [self.stepper.parameters[name] for group in self.stepper.groups for name in group.names]
         self.callbacks(
             "on_start",
             Start(
@@ -150,7 +158,7 @@ class Trainer:
                 self.batch,
                 self._batches(),
                 train.samples,
-                sum(tensor.numel() for tensor in trained),
+                sum(tensor.numel() for tensor in self.stepper.trained),
                 len(self.stepper.groups),
             ),
         )

@@ -41,9 +41,16 @@ class Sums:
         self._kind = torch.float32 if device.type == "mps" else torch.float64
         self.total = torch.zeros(len(self.names), dtype=self._kind, device=device)
         self.samples = 0
+        self._missed = dict.fromkeys(self.names, 0)
 
     def add(self, losses: Mapping[str, torch.Tensor], samples: int) -> torch.Tensor:
-        """Add the losses of a batch, and give them as one tensor."""
+        """Add the losses of a batch, and give them as one tensor. One that was not computed this time is 0 in it."""
+        if len(losses) < len(self.names):
+            for name in self.names:
+                if name not in losses:
+                    self._missed[name] += samples
+            missing = self.total.new_zeros(())
+            losses = {name: losses.get(name, missing) for name in self.names}
         scalars = [losses[name] for name in self.names]
         if any(scalar.dtype != scalars[0].dtype for scalar in scalars):
             scalars = [scalar.to(self._kind) for scalar in scalars]
@@ -53,15 +60,16 @@ class Sums:
         return row
 
     def means(self) -> dict[str, float]:
-        count = max(self.samples, 1)
-        return {name: value / count for name, value in zip(self.names, self.total.tolist(), strict=True)}
+        counts = [max(self.samples - self._missed[name], 1) for name in self.names]
+        return {n: v / c for n, v, c in zip(self.names, self.total.tolist(), counts, strict=True)}
 
     def state(self) -> dict[str, object]:
-        return {"total": self.total.tolist(), "samples": self.samples}
+        return {"total": self.total.tolist(), "samples": self.samples, "missed": dict(self._missed)}
 
     def load(self, state: Mapping[str, object]) -> None:
         self.total.copy_(torch.tensor(state["total"], dtype=self._kind))
         self.samples = int(str(state["samples"]))
+        self._missed |= state.get("missed", {})
 
 
 def size_of(batch: Batch) -> int:
@@ -77,7 +85,7 @@ def measure(
     """
     graph = model.graph
     inputs = input_names(graph)
-    sums = Sums(list(graph.losses) if losses else [], _device(model))
+    sums = Sums(model._forward_losses if losses else [], _device(model))
     states: dict[str, State] = {m.label: m.metric.init() for m in metrics}
     samples = 0
     for batch in batches:
@@ -100,7 +108,7 @@ def measure(
 
 def weighted(model: Model, losses: Mapping[str, float]) -> float:
     """The weighted sum of losses."""
-    return sum(model.graph.losses[name].weight * value for name, value in losses.items())
+    return sum(model._training_graph.losses[name].weight * value for name, value in losses.items())
 
 
 class Spread:
@@ -111,7 +119,9 @@ class Spread:
         found: dict[str, Value] = {}
         for node in graph.body.nodes:
             # The leaves of representatives, as losses see them; `@k` marks a copy for another visit.
-            if node.op == "leaf" and node.id.endswith(".leaf") and node.inputs[0] is not None:
+            if node.op != "leaf" or node.attrs.get("cut"):
+                continue
+            if node.id.endswith(".leaf") and node.inputs[0] is not None:
                 task = graph.tasks.get(node.id.split(".")[0])
                 if task is not None and task.representative is not None:
                     found[node.id.removesuffix(".leaf")] = node.inputs[0]

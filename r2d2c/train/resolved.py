@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import textwrap
 
+from r2d2c.credit.registry import rules
 from r2d2c.diagnostics import Sink
 from r2d2c.driver import Checked
 from r2d2c.resolve.imports import load_imports
 from r2d2c.source import Source
+from r2d2c.syntax.override import is_credit, overridden, overriding
 from r2d2c.syntax.yaml_nodes import YMap, YNode, YScalar, YSeq
 from r2d2c.syntax.yaml_tree import compose
 
@@ -24,9 +26,12 @@ def resolved_text(checked: Checked) -> str:
         return spec.source.text
     tree = spec.document.node
     assert isinstance(tree, YMap)
+    credit = overriding(checked.settings)
+    if credit is not None:
+        tree = overridden(tree, credit, _feeds(checked))
     blocks = _imported(checked)
     lines = [f"# Resolved from {spec.source.name.rpartition('/')[2]}"]
-    lines += [f"# with --set {json.dumps(text, ensure_ascii=False)}" for text in checked.settings]
+    lines += [f"# with {_option(text)}" for text in checked.settings]
     own = tree.get("blocks")
     for key, value in tree:
         if key.value == "imports":
@@ -37,6 +42,17 @@ def resolved_text(checked: Checked) -> str:
         else:
             lines += _entry(_scalar_text(key, 0)[0], value, 0)
     return "\n".join(lines) + "\n"
+
+
+def _option(setting: str) -> str:
+    text = json.dumps(setting, ensure_ascii=False)
+    return setting.replace("\n", " ") if is_credit(setting) else f"--set {text}"
+
+
+def _feeds(checked: Checked) -> bool:
+    """Whether the rule that every link has takes `feed`."""
+    known = rules(checked.rules)
+    return all(known[link.credit.rule].takes_feed for link in checked.graph.links)
 
 
 def _imported(checked: Checked) -> list[tuple[YScalar, YNode]]:

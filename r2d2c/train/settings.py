@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from r2d2c.credit.registry import rules
 from r2d2c.diagnostics import Sink, suggest
 from r2d2c.driver import Checked
 from r2d2c.graph import Metric as GraphMetric
+from r2d2c.passes.credit import active_losses
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Syntax
 from r2d2c.syntax.expressions import parse_expression
@@ -22,6 +24,7 @@ from r2d2c.syntax.spec import parse_scalar
 from r2d2c.train.calls import Call, constant, read_calls
 from r2d2c.train.metrics import Metric, find_metric
 from r2d2c.train.optimizers import OptimizerRecord, check_optimizer
+from r2d2c.train.rates import read_rates
 from r2d2c.train.schedules import check_schedule
 
 EPOCHS, BATCH_SIZE = 10, 128
@@ -53,7 +56,9 @@ class Monitor:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """split: the share of the training data that is held out for validation where the data has none."""
+    """split: the share of the training data that is held out for validation where the data has none.
+    rates: the factor on the learning rate of every parameter that has one, by its name.
+    """
 
     data: str | None
     data_span: Span | None
@@ -67,6 +72,7 @@ class Settings:
     monitor: Monitor
     split: float | None = None
     clip: float | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_settings(checked: Checked, sink: Sink) -> Settings | None:
@@ -82,8 +88,10 @@ def read_settings(checked: Checked, sink: Sink) -> Settings | None:
     optimizer, record = _optimizer(parsed("optimizer"), dims, sink)
     schedule = _schedule(parsed("schedule"), dims, sink)
     metrics = measured(checked.graph.metrics, sink)
-    monitor = _monitor(parsed("monitor"), metrics, list(checked.graph.losses), sink)
+    trained = list(active_losses(checked.graph, rules(checked.rules)))
+    monitor = _monitor(parsed("monitor"), metrics, trained, sink)
     split = _split(parsed("split"), dims, sink)
+    factors = read_rates(checked, sink)
     if any(d.severity == "error" for d in sink.diagnostics[before:]) or record is None:
         return None
 
@@ -103,6 +111,7 @@ def read_settings(checked: Checked, sink: Sink) -> Settings | None:
         metrics=metrics,
         monitor=monitor,
         split=split,
+        rates=factors,
     )
 
 

@@ -33,7 +33,7 @@ class Check(NamedTuple):
 class Pupil:
     """A representative where losses read it, as a leaf of the training graph.
 
-    teachers: the losses whose gradient its parameters get; reached: those that depend on it at all.
+    teachers: the losses and signals whose gradient its parameters get; reached: those that depend on it at all.
     """
 
     task: str
@@ -112,7 +112,41 @@ class Context:
 
     @cached_property
     def cones(self) -> dict[str, Cone]:
-        return {name: self.reach.cone([loss.value]) for name, loss in self.losses.items()}
+        """What the gradient of each loss runs through, and of other evaluations of it that a rule asked for."""
+        return {
+            name: self.reach.cone([loss.root, *(loss.again or [loss.value])])
+            for name, loss in self.losses.items()
+        }
+
+    @cached_property
+    def signals(self) -> dict[str, Cone]:
+        """What the δ of each signal of a credit rule runs through."""
+        found = {}
+        for node in self.training.body.nodes:
+            if node.op == "signal" and node.inputs[0] is not None:
+                found[node.id] = self.reach.cone([node.inputs[0]])
+        return found
+
+    @cached_property
+    def plastic(self) -> set[str]:
+        """The parameters that change by themselves."""
+        return {
+            node.attrs["storage"]
+            for node in self.training.body.nodes
+            if node.op == "accumulate" and "rule" in node.attrs
+        }
+
+    @cached_property
+    def asked(self) -> set[Value]:
+        """The leaves whose gradient a credit rule takes to go on with."""
+        found: set[Value] = set()
+        for node in self.training.body.nodes:
+            if node.op == "gradient":
+                found.update(v for v in node.inputs if v is not None)
+            elif node.op == "vjp":
+                count = node.attrs["outputs"]
+                found.update(v for v in node.inputs[count : count + node.attrs["wrt"]] if v is not None)
+        return found
 
     @cached_property
     def dropped(self) -> set[str]:
@@ -127,7 +161,8 @@ class Context:
             if node.op != "leaf" or node.attrs.get("cut") or node.inputs[0] is None:
                 continue
             leaf, task = Value(node.id), node.id.split(".")[0]
-            reached = frozenset(name for name, cone in self.cones.items() if leaf in cone.leaves)
+            every = {**self.cones, **self.signals}
+            reached = frozenset(name for name, cone in every.items() if leaf in cone.leaves)
             teachers = reached
             region = self.graph.tasks[task].teach if task in self.graph.tasks else None
             if region is not None:
@@ -141,9 +176,9 @@ class Context:
 
     @cached_property
     def trained(self) -> set[str]:
-        """The parameters that some loss trains."""
-        found: set[str] = set()
-        for cone in self.cones.values():
+        """The parameters that some loss or credit rule trains."""
+        found = set(self.plastic)
+        for cone in (*self.cones.values(), *self.signals.values()):
             found |= cone.params
         for pupil in self.pupils:
             if pupil.teachers:
@@ -152,9 +187,12 @@ class Context:
 
     @cached_property
     def live(self) -> set[str]:
-        """The nodes of the training graph that a loss or an output needs."""
-        wanted = [loss.value for loss in self.losses.values()]
+        """The nodes of the training graph that a loss, an output or a credit rule needs."""
+        wanted = [value for loss in self.losses.values() for value in (loss.value, loss.root)]
         wanted += [port.value for port in self.training.body.outputs]
+        for node in self.training.body.nodes:
+            if node.op in ("signal", "accumulate", "update"):
+                wanted += [v for v in node.inputs if v is not None]
         return self.behind(wanted)
 
     def behind(self, values: Iterable[Value]) -> set[str]:

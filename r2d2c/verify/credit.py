@@ -1,16 +1,19 @@
-"""The credit of links: rules that exist, their arguments, and `feed`."""
+"""The credit of links: rules that exist, and `feed`."""
 
 from __future__ import annotations
 
+from r2d2c.credit.check import LinkCheck
+from r2d2c.credit.guard import ask
 from r2d2c.diagnostics import suggest
-from r2d2c.graph import Credit, Link
+from r2d2c.graph import Link
+from r2d2c.passes.credit import active_losses
 from r2d2c.source import Span
 from r2d2c.verify.context import Context, listed
 
 
 def check_default(c: Context) -> None:
     """The rule of `credit:`, also where no link takes it."""
-    syntax = c.spec.credit
+    syntax = c.spec.override or c.spec.credit
     if syntax is None:
         return
     root = syntax.nodes[syntax.root]
@@ -25,28 +28,24 @@ def check_links(c: Context) -> None:
         if rule is None:
             _unknown(c, link.credit.rule, link.credit.origin)
             continue
-        _arguments(c, link.credit)
         if link.feed is not None:
             _feed(c, link)
+    if not c.sink.failed:
+        _let_rules_check(c)
+
+
+def _let_rules_check(c: Context) -> None:
+    """Every rule says why it cannot stand on a link, before anything is attached."""
+    active = active_losses(c.graph, c.rules)
+    for link in c.graph.links:
+        rule = c.rules[link.credit.rule]
+        if rule.check is not None:
+            ask(rule, [link], "check", LinkCheck(c.graph, link, rule, c.ops, c.rules, active, c.sink))
 
 
 def _unknown(c: Context, name: str, span: Span | None) -> None:
     notes = [f"the rules are {listed(c.rules)}"]
     c.sink.report("E430", span, f"there is no credit rule `{name}`", notes=notes, fix=suggest(name, c.rules))
-
-
-def _arguments(c: Context, credit: Credit) -> None:
-    rule = c.rules[credit.rule]
-    wanted = ", ".join(rule.arguments)
-    usage = f"usage: {rule.name}({wanted})" if wanted else f"usage: {rule.name}"
-    if len(credit.args) != len(rule.arguments):
-        count = len(rule.arguments)
-        takes = "no arguments" if not count else "1 argument" if count == 1 else f"{count} arguments"
-        c.sink.report(
-            "E431", credit.origin, f"the credit `{rule.name}` takes {takes}, not {len(credit.args)}", usage
-        )
-    elif not all(isinstance(arg, (int, float, str)) for arg in credit.args):
-        c.sink.report("E431", credit.origin, f"the arguments of the credit `{rule.name}` are numbers", usage)
 
 
 def _feed(c: Context, link: Link) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from r2d2c.graph import Loss, Node, Value
+from r2d2c.graph import Link, Loss, Node, Value
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Syntax
 from r2d2c.verify.context import Context, listed
@@ -47,15 +47,17 @@ def check_losses(c: Context) -> None:
 
 def _trains(c: Context, name: str) -> bool:
     cone = c.cones[name]
-    return bool(cone.params) or any(
-        p.leaf in cone.leaves and p.cone.params and name in p.teachers for p in c.pupils
+    return (
+        bool(cone.params)
+        or not cone.leaves.isdisjoint(c.asked)
+        or any(p.leaf in cone.leaves and p.cone.params and name in p.teachers for p in c.pupils)
     )
 
 
 def _report_loss(c: Context, name: str, loss: Loss) -> None:
     origin = c.graph.losses[name].origin if name in c.graph.losses else loss.origin
     blockers = cuts(c, [loss.value])
-    opaque = [node for node in blockers if node.op != "stop"]
+    opaque = [node for node in blockers if node.op not in ("stop", "leaf")]
     if opaque:
         shown = listed(dict.fromkeys(node.op for node in opaque))
         c.sink.report(
@@ -67,8 +69,14 @@ def _report_loss(c: Context, name: str, loss: Loss) -> None:
         )
         return
     notes = []
-    stops = [node for node in blockers if node.op == "stop"]
-    if stops:
+    stops = [node for node in blockers if node.op == "stop" and link_at(c, node) is None]
+    links = [link for link in (link_at(c, node) for node in blockers) if link is not None]
+    if links:
+        rules = listed(dict.fromkeys(link.credit.rule for link in links))
+        notes.append(
+            f"the credit {rules} of {listed(dict.fromkeys(link.name for link in links))} ends every gradient of it"
+        )
+    elif stops:
         notes.append("a `stop` cuts every gradient of it")
     elif not any(row.kind == "param" for row in c.graph.storage.values()):
         notes.append("the model has no parameters that could learn")
@@ -93,11 +101,19 @@ def cuts(c: Context, values: Iterable[Value]) -> list[Node]:
             continue
         seen.add(node.id)
         inputs = [value for value in node.inputs if value is not None]
-        if any(c.reach.needs_gradient(v) for v in inputs) and not c.reach.needs_gradient(Value(node.id)):
+        ends = not c.reach.needs_gradient(Value(node.id)) or (node.op == "leaf" and node.attrs.get("cut"))
+        if ends and any(c.reach.needs_gradient(v) for v in inputs):
             found.append(node)
         else:
             stack.extend(value.node for value in inputs)
     return sorted(found, key=lambda node: (node.origin.start if node.origin else 0, node.id))
+
+
+def link_at(c: Context, node: Node) -> Link | None:
+    """The link where a `stop` or a `leaf` stands, if it is there because of the link's credit."""
+    if node.op not in ("stop", "leaf") or not any(node.id == other.id for other in c.attached.body.nodes):
+        return None
+    return next((link for link in c.training.links if link.source == node.inputs[0]), None)
 
 
 def _places(nodes: Iterable[Node], text: str) -> list[tuple[Span | None, str]]:
@@ -113,15 +129,42 @@ def _places(nodes: Iterable[Node], text: str) -> list[tuple[Span | None, str]]:
 
 def check_parameters(c: Context) -> None:
     excused = _excused(c)
+    plastic = {name.partition(".")[0] for name in c.plastic}
     places: dict[str, list[str]] = {}
+    beside: dict[str, list[str]] = {}
     for node in c.training.body.nodes:
         if node.op != "param" or node.id not in c.live:
             continue
         name = node.attrs["storage"]
-        if c.training.storage[name].kind == "param" and name not in c.trained and name not in excused:
+        if c.training.storage[name].kind != "param" or name in c.trained or name in excused:
+            continue
+        if name.partition(".")[0] in plastic:
+            beside.setdefault(name.partition(".")[0], []).append(name)
+        else:
             places.setdefault(name.rpartition(".")[0], []).append(name.rpartition(".")[2])
     for place, names in places.items():
         _report_place(c, place, names)
+    for task, names in beside.items():
+        _report_beside(c, task, names)
+
+
+def _report_beside(c: Context, task: str, names: list[str]) -> None:
+    """Parameters of a task whose layers are plastic, that are no weights of such layers."""
+    place, _, last = names[0].rpartition(".")
+    maker = c.nodes.get(place)
+    link = next((k for k in c.graph.links if k.source_task == task and c.rules[k.credit.rule].layers), None)
+    rule = link.credit.rule if link is not None else "hebbian"
+    kinds = listed(dict.fromkeys(name.rpartition(".")[2] for name in names))
+    many = "its" if len(names) == 1 else f"{len(names)} others, its"
+    c.sink.report(
+        "W497",
+        maker.origin if maker is not None else c.training.storage[names[0]].origin,
+        f"the credit `{rule}` changes the weights of the layers of `{task}` alone, and nothing trains {many} {kinds}",
+        also=[(link.credit.origin or link.origin, f"the credit `{rule}`")] if link is not None else [],
+        fix="write `bias=false`"
+        if last == "bias"
+        else f"`keep: own` with a distance of `{task}` would train them",
+    )
 
 
 def _excused(c: Context) -> set[str]:
@@ -139,10 +182,9 @@ def _report_place(c: Context, place: str, names: list[str]) -> None:
     also: list[tuple[Span | None, str]] = []
     notes: list[str] = []
     fix = "give it a loss, or say that it is meant: `frozen=true`"
-    attached = {node.id for node in c.attached.body.nodes}
     for node in ends:
-        link = next((k for k in c.training.links if node.id in attached and k.source == node.inputs[0]), None)
-        if node.op == "leaf":
+        link = link_at(c, node)
+        if node.op == "leaf" and not node.attrs.get("cut"):
             notes.append(f"no loss that `teach` of `{task}` names reaches it")
             fix = f"leave out `teach`, or name losses that read the representative of `{task}`"
         elif link is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from r2d2c.graph import Link, Region, Task, Value
+from r2d2c.graph import Link, Node, Region, Task, Value
 from r2d2c.passes.teach import linear_form, mentioned
 from r2d2c.source import Span
 from r2d2c.types import INTEGERS
 from r2d2c.verify.context import Context, Pupil, listed
-from r2d2c.verify.learning import cuts
+from r2d2c.verify.learning import cuts, link_at
 
 
 def check_teach(c: Context) -> None:
@@ -99,7 +99,7 @@ def _report_term(c: Context, task: Task, name: str) -> None:
     ends = [n for n in cuts(c, [c.losses[name].value]) if leaves & c.behind([Value(n.id)])]
     if ends:
         label = f"no gradient comes from the loss `{name}` to `{r}`"
-        also = [(node.origin, f"no gradient passes `{node.op}`") for node in ends]
+        also = [_end(c, node) for node in ends]
         c.sink.report(
             "E460", span, message, label, also=also, fix="let the gradient through, or remove the term"
         )
@@ -125,6 +125,19 @@ def _report_term(c: Context, task: Task, name: str) -> None:
         f"with `feed: {value}` (the default), `{name}` reads `{h}` and not `{r.rpartition('.')[2]}`",
         also=places,
         fix=fix,
+    )
+
+
+def _end(c: Context, node: Node) -> tuple[Span | None, str]:
+    """Where a gradient ends, and why."""
+    link = link_at(c, node)
+    if link is None and node.op == "leaf":
+        return node.origin, "a credit rule takes the gradient here and leads it on in its own way"
+    if link is None:
+        return node.origin, f"no gradient passes `{node.op}`"
+    return (
+        link.origin or link.credit.origin,
+        f"the credit `{link.credit.rule}` lets none back from `{link.target}`",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from r2d2c.credit.options import options
 from r2d2c.graph import Node, Region, Value
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Statement, Syntax
@@ -36,9 +37,10 @@ def _dead_tasks(c: Context) -> list[str]:
 def check_ports(c: Context) -> None:
     read = {value for node in c.graph.body.nodes for value in node.inputs}
     read |= {port.value for port in c.graph.body.outputs}
+    named = set(_named_by_credit(c))
     spans = {node.id: node.origin for node in c.graph.body.nodes}
     for port in c.graph.body.inputs:
-        if port.value not in read:
+        if port.value not in read and port.name not in named:
             what = "target" if port.name in c.graph.targets else "input"
             c.sink.report(
                 "W451",
@@ -46,6 +48,13 @@ def check_ports(c: Context) -> None:
                 f"the {what} `{port.name}` is never read",
                 fix="read it, or remove it",
             )
+
+
+def _named_by_credit(c: Context) -> Iterator[str]:
+    """The ports that options of credit rules name."""
+    for link in c.graph.links:
+        ports = {o.name for o in options(c.rules[link.credit.rule]) if o.kind in ("target", "input")}
+        yield from (str(value) for name, value in link.credit.args if name in ports)
 
 
 # -- values
@@ -143,7 +152,7 @@ def _syntaxes(spec: Spec) -> Iterator[Syntax]:
         [syntax for loss in spec.losses for syntax in (loss.value, loss.body, loss.weight)],
         [syntax for link in spec.links for syntax in (link.credit, link.feed)],
         [output.syntax for output in spec.outputs],
-        [*spec.metrics, spec.credit],
+        [*spec.metrics, spec.credit, spec.override],
     ]
     for group in found:
         for syntax in group:

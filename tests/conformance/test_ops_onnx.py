@@ -32,12 +32,14 @@ from tests.conformance.test_ops_eager import check_outputs, replace_first
 
 # ONNX Runtime 1.31 has no CPU kernels of float64 for these, or for what they are made of.
 NO_FLOAT64 = {
-    "conv1d", "conv2d", "conv_transpose2d", "avg_pool1d", "avg_pool2d", "upsample",
+    "conv1d", "conv2d", "conv_transpose2d", "feedback_conv1d", "feedback_conv2d", "feedback_conv_transpose2d",
+    "avg_pool1d", "avg_pool2d", "upsample",
 }  # fmt: skip
 # ONNX opset 20 does not define these, or what they are made of, for bfloat16.
 NO_BFLOAT16 = {
     "floor_divide", "sin", "cos", "round", "topk", "sort", "conv1d", "conv2d", "conv_transpose2d", "bilinear", "einsum",
-    "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d",
+    "feedback_conv1d", "feedback_conv2d", "feedback_conv_transpose2d", "max_pool1d", "max_pool2d", "avg_pool1d",
+    "avg_pool2d",
 }  # fmt: skip
 # Examples to hold against torch.onnx.export, a few only: it takes seconds a model.
 ORACLE = (

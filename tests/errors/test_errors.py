@@ -1,11 +1,13 @@
 """Snippets with mistakes, and the exact text that a user then reads: one file of cases a stage.
 
+The credit rules of `credit_rules.py` are there in the file of their name alone.
+
 A case is its name after `################`, the spec, `----------------`, and what is rendered. After a change:
 `pytest tests/errors --refresh-goldens`, and read the diff as a user would.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from r2d2c.diagnostics.catalog import CATALOG
 from r2d2c.diagnostics.render import render_text
 
 HERE = Path(__file__).parent
+PLUGINS = {"5_credit_rules": [HERE / "credit_rules.py"]}
 NAME, RESULT = "################ ", "----------------"
 FILES = sorted(HERE.glob("*.txt"))
 
@@ -26,9 +29,9 @@ def cases(path: Path) -> Iterator[tuple[str, str, str]]:
         yield name, spec, expected
 
 
-def rendered(spec: str) -> str:
+def rendered(spec: str, plugins: Iterable[Path] = ()) -> str:
     try:
-        found = loads(spec, name="spec.yaml", folder=HERE).diagnostics
+        found = loads(spec, name="spec.yaml", folder=HERE, plugins=plugins).diagnostics
     except CompileError as error:
         found = error.diagnostics
     return "".join(f"{render_text(d)}\n\n" for d in found).rstrip("\n") + "\n"
@@ -36,7 +39,8 @@ def rendered(spec: str) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_messages_of_a_stage(path: Path, request: pytest.FixtureRequest) -> None:
-    found = [(name, spec, expected, rendered(spec)) for name, spec, expected in cases(path)]
+    plugins = PLUGINS.get(path.stem, ())
+    found = [(name, spec, expected, rendered(spec, plugins)) for name, spec, expected in cases(path)]
     if request.config.getoption("--refresh-goldens"):
         text = "\n".join(f"{NAME}{name}\n{spec}{RESULT}\n{now}" for name, spec, _, now in found)
         path.write_text(text, "utf-8")

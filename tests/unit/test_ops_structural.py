@@ -18,7 +18,7 @@ from tests.unit import eager_double
 from tests.unit.eager_double import Eager, type_of, types_of
 
 FAMILIES = (
-    "linear", "embedding", "convolution", "pooling", "norms", "attention", "random", "shaping", "joining",
+    "linear", "embedding", "convolution", "feedback", "pooling", "norms", "attention", "random", "shaping", "joining",
     "indexing", "patterns", "constants",
 )  # fmt: skip
 CASES = [

@@ -29,6 +29,7 @@ class Example(NamedTuple):
     code: str
     statements: bool
     settings: tuple[str, ...]
+    credit: str | None
     text: str
 
 
@@ -56,7 +57,9 @@ def examples() -> Iterator[object]:
         settings = tuple(
             s.strip().removeprefix("set ") for s in rest.split(",") if s.strip().startswith("set ")
         )
-        example = Example(kind, code, "statements" in rest, settings, text)
+        words = [s.strip() for s in rest.split(",")]
+        credit = next((s.removeprefix("credit ") for s in words if s.startswith("credit ")), None)
+        example = Example(kind, code, "statements" in rest, settings, credit, text)
         line = TEXT[: found.start()].count("\n") + 1
         yield pytest.param(example, id=f"{line}: {heading} {mark}")
 
@@ -91,7 +94,9 @@ def test_an_example(example: Example, folder: Path) -> None:
     text = completed(example)
     found: tuple[Diagnostic, ...]
     try:
-        checked = loads(text, name="reference.md", folder=folder, settings=example.settings)
+        checked = loads(
+            text, name="reference.md", folder=folder, settings=example.settings, credit=example.credit
+        )
         found = checked.diagnostics
     except CompileError as error:
         assert example.kind == "error", str(error)

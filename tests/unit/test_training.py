@@ -18,6 +18,7 @@ from r2d2c.train.calls import Call
 from r2d2c.train.checkpoint import load_checkpoint
 from r2d2c.train.interrupt import Interrupted
 from r2d2c.train.optimizers import OPTIMIZERS
+from r2d2c.train.rates import by_parameter
 from r2d2c.train.resolved import resolved_text
 from r2d2c.train.run import next_folder
 from r2d2c.train.settings import Settings, read_settings
@@ -178,16 +179,21 @@ def test_groups_join_small_visits_and_leave_large_ones() -> None:
     assert [group.visit for group in plan_groups(visits, sizes, early=False)] == [5]
 
 
+@pytest.mark.parametrize("rates", [{}, {"t1": 0.1, "t*.r": 10, "t3.h": 0, "t4.*.linear.weight": 3}])
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "nadam"])
-def test_early_steps_are_those_of_one_step_at_the_end(name: str) -> None:
+def test_early_steps_are_those_of_one_step_at_the_end(name: str, rates: dict[str, float]) -> None:
     record = next(record for record in OPTIMIZERS if record.name == name)
     checked = r2d2c.load(SPECS / "tasks" / "four_task_chain.yaml", settings=["dims.H=256"])
     results = []
     for early in (True, False):
         model = r2d2c.compile(checked)
         parameters = dict(model.named_parameters())
-        stepper = Stepper(parameters, model._training_graph.visits, record, Call(name), early=early)
-        assert len(stepper.groups) == (4 if early else 1)
+        factors = by_parameter(rates, parameters)
+        visits = model._training_graph.visits
+        stepper = Stepper(parameters, visits, record, Call(name), early=early, rates=factors)
+        assert len({group.factor for group in stepper.groups}) == 1 + len(rates)
+        assert rates or len(stepper.groups) == (4 if early else 1)
+        assert len({group.visit for group in stepper.groups}) == (4 if early else 1)
         stepper.zero_grad()
         for step in range(4):
             generator = torch.Generator().manual_seed(step)

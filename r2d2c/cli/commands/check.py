@@ -10,8 +10,9 @@ import typer
 
 from r2d2c.cli.console import plural, print_diagnostics, print_json
 from r2d2c.cli.load import check_file
-from r2d2c.cli.options import FormatOption, PluginOption, SetOption
+from r2d2c.cli.options import CreditOption, FormatOption, PluginOption, SetOption
 from r2d2c.diagnostics import CompileError, Diagnostic
+from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
     from r2d2c.driver import Checked
@@ -22,6 +23,7 @@ def command(
         list[Path], typer.Argument(metavar="SPEC", help="One or more specs.", show_default=False)
     ],
     settings: SetOption = None,
+    credit: CreditOption = None,
     plugins: PluginOption = None,
     warnings: Annotated[
         Literal["default", "error"], typer.Option("-W", help="`-W error` makes warnings errors.")
@@ -38,7 +40,7 @@ def command(
         checked: Checked | None = None
         diagnostics: Sequence[Diagnostic]
         try:
-            checked = check_file(path, settings, plugins, warnings == "error")
+            checked = check_file(path, with_credit(settings, credit), plugins, warnings == "error")
             diagnostics = [*checked.diagnostics, *_training_mistakes(checked)]
             if any(d.severity == "error" for d in diagnostics):
                 checked = None

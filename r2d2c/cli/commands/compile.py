@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,8 @@ import typer
 
 from r2d2c.cli.console import check_target, write_result
 from r2d2c.cli.load import load, parse_file
-from r2d2c.cli.options import OutOption, PluginOption, SetOption, SpecArgument
+from r2d2c.cli.options import CreditOption, OutOption, PluginOption, SetOption, SpecArgument
+from r2d2c.syntax.override import with_credit
 
 _FREED = re.compile(r";  (?:\w+ = )+None$", re.MULTILINE)
 Emit = Literal["syntax", "graph", "inference", "training", "fx", "python", "onnx"]
@@ -21,6 +23,7 @@ def command(
     emit: Annotated[Emit, typer.Option("--emit", "-e", help="The stage to print.", show_default=False)],
     out: OutOption = None,
     settings: SetOption = None,
+    credit: CreditOption = None,
     plugins: PluginOption = None,
 ) -> None:
     """Print any stage of the compiler.
@@ -36,16 +39,17 @@ def command(
         raise typer.BadParameter(
             "an ONNX file is no text: say where to write it, -o FILE.onnx", param_hint="-o"
         )
+    changed = with_credit(settings, credit)
     if emit == "onnx":
         assert out is not None
         from r2d2c.cli.commands.export import write_onnx
 
-        write_onnx(load(spec, settings, plugins), None, out, overwrite=True)
+        write_onnx(load(spec, changed, plugins), None, out, overwrite=True)
         return
-    write_result(out, _text(spec, emit, settings, plugins))
+    write_result(out, _text(spec, emit, changed, plugins))
 
 
-def _text(spec: Path, emit: Emit, settings: list[str] | None, plugins: list[Path] | None) -> str:
+def _text(spec: Path, emit: Emit, settings: Sequence[str], plugins: list[Path] | None) -> str:
     if emit == "syntax":
         from r2d2c.syntax_printer import print_syntax
 

@@ -9,7 +9,8 @@ import typer
 
 from r2d2c.cli.console import heading, print_diagnostics, print_json, print_table
 from r2d2c.cli.load import load
-from r2d2c.cli.options import FormatOption, PluginOption, SetOption
+from r2d2c.cli.options import CreditOption, FormatOption, PluginOption, SetOption
+from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
     from r2d2c.driver import Checked
@@ -33,6 +34,7 @@ def command(
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=0, help="How many samples to show.")] = 3,
     settings: SetOption = None,
+    credit: CreditOption = None,
     plugins: PluginOption = None,
     format_: FormatOption = "text",
 ) -> None:
@@ -43,7 +45,7 @@ def command(
     if spec is None and source is None:
         _list(format_)
         return
-    checked = load(spec, settings, plugins) if spec is not None else None
+    checked = load(spec, with_credit(settings, credit), plugins) if spec is not None else None
     dataset = _open(source, checked)
     if format_ == "json":
         print_json(_json(dataset, samples))

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from r2d2c.cli.console import heading, plural, print_json, print_table
-from r2d2c.cli.options import FormatOption, PluginOption, SetOption
+from r2d2c.cli.options import CreditOption, FormatOption, PluginOption, SetOption
+from r2d2c.syntax.override import with_credit
 
 
 def command(
@@ -26,6 +27,7 @@ def command(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0 or mps.", show_default="cpu")] = None,
     settings: SetOption = None,
+    credit: CreditOption = None,
     plugins: PluginOption = None,
     format_: FormatOption = "text",
 ) -> None:
@@ -33,8 +35,11 @@ def command(
     from r2d2c.train.api import evaluate
     from r2d2c.train.summary import short
 
-    if what.is_dir() and settings:
-        raise typer.BadParameter("a run is used as it was trained", param_hint="--set")
+    changed = with_credit(settings, credit)
+    if what.is_dir() and changed:
+        raise typer.BadParameter(
+            "a run is used as it was trained", param_hint="--set" if settings else "--credit"
+        )
     found = evaluate(
         what,
         data,
@@ -42,7 +47,7 @@ def command(
         checkpoint=checkpoint,
         device=device,
         plugins=plugins or (),
-        settings=settings or (),
+        settings=changed,
     )
     if format_ == "json":
         print_json(found)

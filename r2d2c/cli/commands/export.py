@@ -10,7 +10,8 @@ import typer
 
 from r2d2c.cli.console import check_target
 from r2d2c.cli.load import load
-from r2d2c.cli.options import PluginOption, SetOption
+from r2d2c.cli.options import CreditOption, PluginOption, SetOption
+from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
     from r2d2c.driver import Checked
@@ -40,6 +41,7 @@ def command(
     ] = "best",
     force: Annotated[bool, typer.Option("--force", help="Replace FILE.onnx if it exists.")] = False,
     settings: SetOption = None,
+    credit: CreditOption = None,
     plugins: PluginOption = None,
 ) -> None:
     """Write the composed model as an ONNX file, checked and compared with PyTorch before it is kept.
@@ -50,7 +52,10 @@ def command(
     if out.exists() and not force:
         raise typer.BadParameter(f"{out} exists; --force replaces it", param_hint="-o")
     run = source if source.is_dir() and (source / "lock.json").exists() else None
-    checked = load(source / "spec.yaml" if run is not None else source, settings, plugins)
+    if run is not None and credit is not None:
+        raise typer.BadParameter("a run is exported as it was trained", param_hint="--credit")
+    path = source / "spec.yaml" if run is not None else source
+    checked = load(path, with_credit(settings, credit), plugins)
     write_onnx(
         checked, (run, checkpoint) if run is not None else None, out, overwrite=force, tolerance=tolerance
     )

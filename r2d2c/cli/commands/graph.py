@@ -8,7 +8,8 @@ import typer
 
 from r2d2c.cli.console import check_target, write_result
 from r2d2c.cli.load import load
-from r2d2c.cli.options import OutOption, PluginOption, SetOption, SpecArgument
+from r2d2c.cli.options import CreditOption, OutOption, PluginOption, SetOption, SpecArgument
+from r2d2c.syntax.override import with_credit
 
 
 def command(
@@ -25,6 +26,7 @@ def command(
         ),
     ] = None,
     settings: SetOption = None,
+    credit: CreditOption = None,
     plugins: PluginOption = None,
 ) -> None:
     """Draw a spec as Mermaid or DOT text.
@@ -39,7 +41,7 @@ def command(
     if as_ is None and out is not None and out.suffix not in ending:
         raise typer.BadParameter(f"{out} should end in .mmd or .dot, or say --as", param_hint="-o")
     form = as_ or (ending[out.suffix] if out is not None else "mermaid")
-    checked = load(spec, settings, plugins)
+    checked = load(spec, with_credit(settings, credit), plugins)
 
     from r2d2c.credit.registry import rules
     from r2d2c.draw import picture, picture_of_nodes
@@ -54,8 +56,9 @@ def command(
     else:
         training = training_graph(graph, checked.ops, known)
         if stage == "training":
-            drawn = picture_of_nodes(training)
+            drawn = picture_of_nodes(training, graph.storage)
         else:
-            trained = {name: row for name, row in graph.storage.items() if row.kind == "param"}
-            drawn = picture(graph, known, wiring(training, checked.ops, graph.losses, trained))
+            trained = {name: row for name, row in training.storage.items() if row.kind == "param"}
+            losses = {**graph.losses, **training.losses}
+            drawn = picture(graph, known, wiring(training, checked.ops, losses, trained), training)
     write_result(out, to_dot(drawn) if form == "dot" else to_mermaid(drawn))

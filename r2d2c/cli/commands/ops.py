@@ -10,10 +10,12 @@ import typer
 
 from r2d2c.cli.console import colored, heading, print_json, print_table
 from r2d2c.cli.options import FormatOption, PluginOption
+from r2d2c.credit.options import Option, call, default_text, described, options
 from r2d2c.credit.record import CreditRule
 from r2d2c.credit.registry import rules
 from r2d2c.diagnostics import suggest
-from r2d2c.ops.describe import default_text, signature
+from r2d2c.ops.describe import default_text as op_default
+from r2d2c.ops.describe import signature
 from r2d2c.ops.record import Arg, Op
 from r2d2c.ops.registry import FAMILIES, Ops
 from r2d2c.plugins import collect
@@ -108,7 +110,7 @@ def _argument(arg: Arg) -> tuple[str, str, str, str]:
     kind = _KINDS.get(arg.kind, arg.kind)
     if arg.kind == "choice":
         kind = " | ".join(arg.choices)
-    default = "" if arg.required or arg.kind == "param" else f"default {default_text(arg)}"
+    default = "" if arg.required or arg.kind == "param" else f"default {op_default(arg)}"
     return f"  {arg.name}", kind, default, arg.doc
 
 
@@ -150,29 +152,45 @@ def _credit(name: str | None, known: Iterable[CreditRule], format_: str) -> None
         )
     chosen = [found[name]] if name is not None else list(found.values())
     if format_ == "json":
-        keys = (
-            "name",
-            "doc",
-            "delta",
-            "attaches",
-            "arguments",
-            "keeps_distance",
-            "takes_feed",
-            "phases",
-            "colour",
+        keys = ("name", "doc", "delta", "attaches", "keeps_distance", "takes_feed", "phases", "colour")
+        print_json(
+            [
+                {key: getattr(rule, key) for key in keys} | {"options": list(map(_option, options(rule)))}
+                for rule in chosen
+            ]
         )
-        print_json([{key: getattr(rule, key) for key in keys} for rule in chosen])
         return
     for rule in chosen:
-        arguments = f"({', '.join(rule.arguments)})" if rule.arguments else ""
-        heading(f"{_swatch(rule)}{rule.name}{arguments}")
+        heading(f"{_swatch(rule)}{call(rule)}")
         print(f"  {rule.doc}")
         print(f"  What comes back (δ): {rule.delta}. It may stand on: {', '.join(rule.attaches)}.")
         kept = (
             "keeps its distance" if rule.keeps_distance else "loses its distance, unless it says `keep: own`"
         )
         feed = "allowed" if rule.takes_feed else "not allowed"
-        print(f"  A task below that is not an output {kept}. `feed:` is {feed}.\n")
+        print(f"  A task below that is not an output {kept}. `feed:` is {feed}.")
+        if options(rule):
+            print_table(("", "", "", ""), [_shown(option) for option in options(rule)])
+        print()
+
+
+def _shown(option: Option) -> tuple[str, str, str, str]:
+    default = "" if option.required or option.default is None else f"default {default_text(option)}"
+    return f"  {option.name}", described(option).replace("`", ""), default, option.doc
+
+
+def _option(option: Option) -> dict[str, Any]:
+    return {
+        "name": option.name,
+        "kind": option.kind,
+        "required": option.required,
+        "default": None if option.required else option.default,
+        "choices": list(option.choices),
+        "minimum": option.minimum,
+        "maximum": option.maximum,
+        "takes": list(option.takes),
+        "doc": option.doc,
+    }
 
 
 def _swatch(rule: CreditRule) -> str:

@@ -8,7 +8,8 @@ import typer
 
 from r2d2c.cli.console import heading, plural, print_json, print_table, size
 from r2d2c.cli.load import load
-from r2d2c.cli.options import FormatOption, PluginOption, SetOption, SpecArgument
+from r2d2c.cli.options import CreditOption, FormatOption, PluginOption, SetOption, SpecArgument
+from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
     from r2d2c.plan import Plan
@@ -26,6 +27,7 @@ def command(
         ),
     ] = None,
     settings: SetOption = None,
+    credit: CreditOption = None,
     plugins: PluginOption = None,
     format_: FormatOption = "text",
 ) -> None:
@@ -35,7 +37,7 @@ def command(
     and the parameters it finished may be updated.
     """
     sizes = dict(_size(text) for text in size_ or ())
-    checked = load(spec, settings, plugins)
+    checked = load(spec, with_credit(settings, credit), plugins)
 
     from r2d2c.credit.registry import rules
     from r2d2c.plan import plan
@@ -60,7 +62,7 @@ def _show(plan: Plan) -> None:
         (
             str(number),
             visit.name,
-            ", ".join(visit.losses) or "-",
+            ", ".join([*visit.losses, *visit.signals]) or "-",
             f"{visit.ops:,}",
             f"{visit.flops:,}",
             size(visit.bytes),
@@ -79,6 +81,7 @@ def _show(plan: Plan) -> None:
     table = []
     for owner in plan.owners:
         when = "" if owner.inference else "while learning only"
+        when += ", fixed" if owner.fixed and when else "fixed" if owner.fixed else ""
         table.append((owner.owner, f"{owner.parameters:,}", size(owner.bytes), when))
     total = sum(owner.parameters for owner in plan.owners)
     table.append(("total", f"{total:,}", size(sum(owner.bytes for owner in plan.owners)), ""))
@@ -113,6 +116,7 @@ def _json(plan: Plan) -> dict[str, Any]:
                 "name": visit.name,
                 "tasks": list(visit.tasks),
                 "losses": list(visit.losses),
+                "signals": list(visit.signals),
                 "finished": list(visit.finished),
                 "ops": visit.ops,
                 "flops_per_sample": visit.flops,
@@ -121,7 +125,13 @@ def _json(plan: Plan) -> dict[str, Any]:
             for visit in plan.visits
         ],
         "parameters": [
-            {"of": o.owner, "number": o.parameters, "bytes": o.bytes, "inference": o.inference}
+            {
+                "of": o.owner,
+                "number": o.parameters,
+                "bytes": o.bytes,
+                "inference": o.inference,
+                "fixed": o.fixed,
+            }
             for o in plan.owners
         ],
         "inference_flops_per_sample": plan.inference_flops,

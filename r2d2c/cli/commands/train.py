@@ -11,7 +11,8 @@ import typer
 from r2d2c.cli.console import heading, print_table
 from r2d2c.cli.load import parse_file
 from r2d2c.cli.main import INTERRUPTED
-from r2d2c.cli.options import PluginOption, SetOption
+from r2d2c.cli.options import CreditOption, PluginOption, SetOption
+from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
     from r2d2c.train.run import Run
@@ -51,6 +52,7 @@ def command(
         int | None, typer.Option(min=1, help="Threads of the CPU.", show_default="torch's choice")
     ] = None,
     settings: SetOption = None,
+    credit: CreditOption = None,
     plugins: PluginOption = None,
     backend: Annotated[str, typer.Option(help="What runs the model: eager or inductor.")] = "eager",
     limit_batches: Annotated[
@@ -60,6 +62,9 @@ def command(
     checkpoint_every: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Save within an epoch too.")
     ] = 120.0,
+    angles: Annotated[
+        bool, typer.Option("--angles", help="Write the angles to backprop's gradient into angles.csv.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
 ) -> None:
     """Train a spec on data, into a run folder with checkpoints, metrics and curves.
@@ -70,12 +75,18 @@ def command(
     if (spec is None) == (resume is None):
         raise typer.BadParameter("give a SPEC to train, or --resume RUN", param_hint="SPEC")
     if resume is not None:
-        given = {"--out": out, "--batch-size": batch_size, "--seed": seed, "--set": settings}
+        given = {
+            "--out": out,
+            "--batch-size": batch_size,
+            "--seed": seed,
+            "--set": settings,
+            "--credit": credit,
+        }
         fixed = [name for name, value in (given | {"--limit-batches": limit_batches}).items() if value]
         if fixed:
             raise typer.BadParameter("a run goes on as it was started", param_hint=fixed[0])
     if spec is not None:
-        parse_file(spec, settings)  # a syntax error must not pay for torch
+        parse_file(spec, with_credit(settings, credit))  # a syntax error must not pay for torch
     from r2d2c.backend import backends
 
     if backend not in backends() or backend == "onnx":
@@ -96,7 +107,7 @@ def command(
             epochs=epochs,
             batch_size=batch_size,
             seed=seed,
-            settings=settings or (),
+            settings=with_credit(settings, credit),
             plugins=plugins or (),
             callbacks=[progress],
             resume=resume,
@@ -105,6 +116,7 @@ def command(
             backend=backend,
             limit_batches=limit_batches,
             checkpoint_every=checkpoint_every,
+            angles=angles,
         )
     except Interrupted as stopped:
         progress.close()

@@ -12,10 +12,12 @@ import typer
 
 from r2d2c.cli.console import heading, plural, print_json, print_table
 from r2d2c.cli.load import load
-from r2d2c.cli.options import FormatOption, PluginOption, SetOption, SpecArgument
+from r2d2c.cli.options import CreditOption, FormatOption, PluginOption, SetOption, SpecArgument
+from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
     from r2d2c.driver import Checked
+    from r2d2c.graph import Graph
     from r2d2c.prove import Proof
 
 NONE = "·"
@@ -30,6 +32,7 @@ def command(
     ] = False,
     all_: Annotated[bool, typer.Option("--all", help="A row for every parameter, none grouped.")] = False,
     settings: SetOption = None,
+    credit: CreditOption = None,
     plugins: PluginOption = None,
     format_: FormatOption = "text",
 ) -> None:
@@ -38,21 +41,22 @@ def command(
     The matrix is read off the training graph. With --prove the compiled graph is run: a marked gradient must
     move when its loss is turned, all others must stay the same to the last bit.
     """
-    checked = load(spec, settings, plugins)
+    checked = load(spec, with_credit(settings, credit), plugins)
 
     from r2d2c.credit.registry import rules
     from r2d2c.passes.training import training_graph
     from r2d2c.wiring import wiring
 
     graph, known = checked.graph, rules(checked.rules)
-    trained = {name: row for name, row in graph.storage.items() if row.kind == "param"}
-    matrix = wiring(training_graph(graph, checked.ops, known), checked.ops, graph.losses, trained)
+    training = training_graph(graph, checked.ops, known)
+    trained = {name: row for name, row in training.storage.items() if row.kind == "param"}
+    matrix = wiring(training, checked.ops, {**graph.losses, **training.losses}, trained)
     dropped = _dropped(checked)
     proof = _prove(checked) if prove else None
     if format_ == "json":
-        print_json(_json(checked, matrix, dropped, proof))
+        print_json(_json(checked, training, matrix, dropped, proof))
     else:
-        _show(checked, matrix, dropped, all_)
+        _show(checked, training, matrix, dropped, all_)
         if proof is not None:
             _show_proof(proof)
     if proof is not None and not proof.ok:
@@ -95,17 +99,21 @@ class Group:
 
 
 def groups(
-    checked: Checked, matrix: Mapping[str, Mapping[str, str | None]], all_: bool = False
+    checked: Checked, training: Graph, matrix: Mapping[str, Mapping[str, str | None]], all_: bool = False
 ) -> list[Group]:
-    """Neighbours of one behavior or representative with equal entries as one group, in the spec's order."""
+    """Neighbours of one behavior or representative with equal entries as one group, in the spec's order.
+
+    What credit rules add comes last.
+    """
     from r2d2c.regions import homes
 
     home = homes(checked.graph)
     found: list[tuple[tuple[str, tuple[str | None, ...]], list[str]]] = []
-    for name, row in checked.graph.storage.items():
+    for name, row in training.storage.items():
         if row.kind != "param":
             continue
-        key = (home.get(row.owner, row.owner), tuple(entries[name] for entries in matrix.values()))
+        own = home.get(row.owner, row.owner) if name in checked.graph.storage else f"{row.owner}'s credit"
+        key = (own, tuple(entries[name] for entries in matrix.values()))
         if found and found[-1][0] == key and not all_:
             found[-1][1].append(name)
         else:
@@ -130,12 +138,17 @@ def _common(names: list[str], home: str) -> str:
 
 
 def _show(
-    checked: Checked, matrix: Mapping[str, Mapping[str, str | None]], dropped: Mapping[str, str], all_: bool
+    checked: Checked,
+    training: Graph,
+    matrix: Mapping[str, Mapping[str, str | None]],
+    dropped: Mapping[str, str],
+    all_: bool,
 ) -> None:
     from r2d2c.plan import elements
+    from r2d2c.wiring import explained
 
-    storage = checked.graph.storage
-    found = groups(checked, matrix, all_)
+    storage = training.storage
+    found = groups(checked, training, matrix, all_)
     heading(f"{checked.name}: which loss trains which parameters")
     losses = list(matrix)
     width = shutil.get_terminal_size((100, 24)).columns
@@ -150,11 +163,14 @@ def _show(
     tints = _TINTS | {"g": "green"}
     print_table(("parameters", "size", *columns), rows, "lr" + "c" * len(columns), tints)
     print()
-    if numbered:
-        for number, loss in enumerate(losses, 1):
-            print(f"{number:>3}  {loss}")
+    longest = max(map(len, losses), default=0)
+    said = {loss: explained(training, loss) for loss in losses}
+    for number, loss in enumerate(losses, 1):
+        if numbered or said[loss]:
+            print(f"{f'{number:>3}  ' if numbered else ''}{loss:<{longest}}  {said[loss]}".rstrip())
+    if numbered or any(said.values()):
         print()
-    _legend(checked, found, dropped, numbered)
+    _legend(training, found, dropped, numbered)
 
 
 def _cell(entry: str | None, short: bool) -> str:
@@ -163,19 +179,21 @@ def _cell(entry: str | None, short: bool) -> str:
     return {"gradient": "g", "plastic": "p"}.get(entry, entry.removeprefix("rule:")) if short else entry
 
 
-def _legend(checked: Checked, found: list[Group], dropped: Mapping[str, str], short: bool) -> None:
+def _legend(training: Graph, found: list[Group], dropped: Mapping[str, str], short: bool) -> None:
     marks = {entry for group in found for entry in group.entries}
     if "gradient" in marks:
         print(f"{'g' if short else 'gradient'}: the gradient of this loss trains these parameters")
     if "plastic" in marks:
         print(f"{'p' if short else 'plastic'}: they learn from their own activity")
     for entry in sorted(e for e in marks if e and e.startswith("rule:")):
-        print(f"{_cell(entry, short)}: the credit rule of this name trains them")
+        print(
+            f"{_cell(entry, short)}: the credit rule of this name trains them, with what it makes of this loss or δ"
+        )
     if None in marks:
         print(f"{NONE}: this loss does not reach them")
     for loss, why in dropped.items():
         print(f"\nThe distance of `{loss}` is not used: {why}. `keep: own` in the task would keep it.")
-    frozen = [name for name, row in checked.graph.storage.items() if row.kind == "frozen"]
+    frozen = [name for name, row in training.storage.items() if row.kind == "frozen"]
     if frozen:
         more = f" and {len(frozen) - 4} more" if len(frozen) > 4 else ""
         print(f"\nFrozen, so not shown: {', '.join(frozen[:4])}{more}.")
@@ -200,10 +218,13 @@ def _show_proof(proof: Proof) -> None:
 
 def _json(
     checked: Checked,
+    training: Graph,
     matrix: Mapping[str, Mapping[str, str | None]],
     dropped: Mapping[str, str],
     proof: Proof | None,
 ) -> dict[str, Any]:
+    from r2d2c.wiring import explained
+
     result: dict[str, Any] = {
         "model": checked.name,
         "wiring": matrix,
@@ -213,8 +234,9 @@ def _json(
                 "parameters": list(group.parameters),
                 "losses": dict(zip(matrix, group.entries, strict=True)),
             }
-            for group in groups(checked, matrix)
+            for group in groups(checked, training, matrix)
         ],
+        "rows": {row: text for row in matrix if (text := explained(training, row))},
         "dropped": dict(dropped),
     }
     if proof is not None:

@@ -1,0 +1,152 @@
+"""Why `feedback` and `hebbian`, the rules that change layers, cannot stand on a link."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from r2d2c.credit.check import LinkCheck
+from r2d2c.credit.checks import can_have_delta, comes_back, name_of, nodes_in
+from r2d2c.credit.options import options_of
+from r2d2c.graph import Graph, Link, Node, Value, storage_read
+from r2d2c.ops.feedback import PLAIN
+
+FEEDBACK: Mapping[str, str] = {plain: feedback for feedback, plain in PLAIN.items()}
+PLASTIC = ("linear", "conv1d", "conv2d", "conv3d")
+
+# -- feedback
+
+
+def check_feedback(c: LinkCheck) -> None:
+    if not can_have_delta(c):
+        return
+    flat = c.flat
+    params = {node.id: node.attrs["storage"] for node in flat.body.nodes if node.op == "param"}
+    fixed = {id_ for id_, name in params.items() if c.graph.storage[name].kind != "param"}
+    layers = [
+        n for n in _layers_above(c, flat, c.link) if n.inputs[1] is None or n.inputs[1].node not in fixed
+    ]
+    if not layers:
+        c.report(
+            "W494",
+            f"no linear or convolution layer of `{c.link.target}` that learns reads `{c.name}`: here `feedback` is `backprop`",
+            also=[(c.target.origin, f"`{c.link.target}`")],
+            fix=f"let `{c.link.target}` have a layer, or give the link the credit `backprop`",
+        )
+    for node in layers:
+        weight = node.inputs[1]
+        if weight is None or weight.node not in params:
+            c.report(
+                "E495",
+                f"the weight of this `{node.op}` is computed, and `feedback` puts a fixed B in the place of one that is learned",
+                "the layer",
+                span=node.origin,
+                also=[(c.link.credit.origin or c.link.origin, f"`{c.link.name}` has the credit `feedback`")],
+                fix="give the layer a weight of its own, or the link another credit",
+            )
+    _unmixed(c, flat, layers)
+
+
+def _unmixed(c: LinkCheck, flat: Graph, layers: list[Node]) -> None:
+    """Layers that another link's gradient goes through as well: it would be led by the same B."""
+    ids = {node.id for node in layers}
+    for other in c.graph.links:
+        if other.target != c.link.target or other.credit.rule == c.rule.name or other.source == c.link.source:
+            continue
+        if not comes_back(c, other):
+            continue
+        shared = [node for node in _layers_above(c, flat, other) if node.id in ids]
+        if shared:
+            name = f"{other.source_task}.{name_of(c.graph, other.source)}"
+            c.report(
+                "E495",
+                f"`{c.name}` and `{name}` go through one layer, and what comes back to `{name}` by `{other.credit.rule}` would "
+                "pass the B of `feedback` too",
+                also=[
+                    (shared[0].origin, "this layer"),
+                    (
+                        other.credit.origin or other.origin,
+                        f"`{other.name}` has the credit `{other.credit.rule}`",
+                    ),
+                ],
+                fix="give both links the credit `feedback`, or each a layer of its own",
+            )
+            return
+
+
+def _layers_above(c: LinkCheck, flat: Graph, link: Link) -> list[Node]:
+    """The layers of the upper task that a link's value reaches, in the flat typed graph."""
+    value = next(k.source for k, of in zip(flat.links, c.graph.links, strict=True) if of == link)
+    own = {node.id for node in nodes_in(c.graph, c.graph.regions[link.target])}
+    reached, found = {value}, []
+    for node in flat.body.nodes:
+        if node.id.partition("@")[0] in own and not reached.isdisjoint(node.inputs):
+            reached.update(Value(node.id, port) for port in range(len(node.outputs)))
+            if node.op in FEEDBACK and node.inputs[0] in reached:
+                found.append(node)
+    return found
+
+
+# -- hebbian
+
+
+def check_hebbian(c: LinkCheck) -> None:
+    """Once for a task, at its first link."""
+    task = c.link.source_task
+    if next(link for link in c.links if link.source_task == task) != c.link:
+        return
+    layers, plastic = _plastic_layers(c, task)
+    if not plastic:
+        frozen = "its weights are frozen, or computed"
+        why = frozen if layers else "it has no linear or convolution layer"
+        c.report(
+            "E496",
+            f"nothing in `{task}` can be plastic under the credit `hebbian`: {why}",
+            also=[(layers[0].origin if layers else c.source.origin, f"`{task}`")],
+            fix=f"give `{task}` a `linear` or `conv2d` with a weight of its own, or the link another credit",
+        )
+    for name in plastic:
+        _unshared(c, task, name)
+    for link in c.links:
+        if link.source_task == task and options_of(c.rule, link.credit) != options_of(c.rule, c.link.credit):
+            c.report(
+                "E498",
+                f"the layers of `{task}` can change in one way only: its links say `{c.link.credit}` and `{link.credit}`",
+                span=link.credit.origin or link.origin,
+                also=[(c.link.credit.origin, "the first one")],
+                fix="give both the same options",
+            )
+            return
+
+
+def _plastic_layers(c: LinkCheck, task: str) -> tuple[list[Node], dict[str, Node]]:
+    """The layers of a task, and the weights of its own that can change, with their layers.
+
+    The weight of a layer in a block comes from a `param` of the same region; as an argument of the block from elsewhere.
+    """
+    flat, own = c.flat, {node.id for node in nodes_in(c.graph, c.graph.regions[task])}
+    params = {n.id: n.attrs["storage"] for n in flat.body.nodes if n.op == "param"}
+    layers = [n for n in flat.body.nodes if n.op in PLASTIC and n.id.partition("@")[0] in own]
+    found: dict[str, Node] = {}
+    for node in layers:
+        name = params.get(node.inputs[1].node) if node.inputs[1] is not None else None
+        if name is not None and c.graph.storage[name].kind == "param":
+            found.setdefault(name, node)
+    return layers, found
+
+
+def _unshared(c: LinkCheck, task: str, name: str) -> None:
+    """A plastic weight that another task learns by gradient."""
+    mine = {link.source_task for link in c.links}
+    for other in c.graph.tasks:
+        if other in mine or name not in storage_read(c.graph, other):
+            continue
+        c.report(
+            "E496",
+            f"`{name}` would be plastic in `{task}`, and `{other}` reads it too and learns by gradient",
+            also=[(c.graph.tasks[other].origin, f"`{other}`"), (c.graph.storage[name].origin, "the weight")],
+            fix=f"give `{other}` a weight of its own, or a link from it the credit `hebbian`",
+        )
+        return
+
+
+__all__ = ["check_feedback", "check_hebbian"]
