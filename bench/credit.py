@@ -23,7 +23,11 @@ from bench.specs import CLASSES, RATE, compiled, head
 from r2d2c.model import Model
 
 BATCH = 128
-MLPS = {"4x256": (784, 256, 256, 256, 256, CLASSES), "2x800": (784, 800, 800, CLASSES)}
+MLPS = {
+    "4x256": (784, 256, 256, 256, 256, CLASSES),
+    "2x800": (784, 800, 800, CLASSES),
+    "8x1024": (784, *[1024] * 8, CLASSES),
+}
 CHANNELS, SIDE = (8, 16, 32), 32
 SECONDS = 3.0
 GOODNESS = "goodness(threshold=1, label_scale=1, split=true"
@@ -33,6 +37,7 @@ RULES: dict[str, tuple[str, str, Callable[[Stack], Rule]]] = {
     "backprop": ("backprop", "tanh", Backprop),
     "feedback": ("feedback", "tanh", Feedback),
     "direct": ("direct", "tanh", Direct),
+    "direct, recomputed": ("direct(recompute=true)", "tanh", Direct),
     "synthetic": ("synthetic(labels=y)", "tanh", Synthetic),
     "target": ("target", "tanh", lambda net: Target(net, "tanh")),
     "hebbian": ("hebbian", "tanh", lambda net: HebbianAny(net)),

@@ -17,11 +17,16 @@ from pathlib import Path
 from bench.measure import Result, Setting
 
 CHANNELS, SIZE, STEPS = 16, 128, 2
+RULES = {
+    "direct": ("direct", "tanh"),
+    "direct, recomputed": ("direct(recompute=true)", "tanh"),
+    "goodness": ("goodness(split=true)", "relu"),
+}
 
 
-def depth(setting: Setting, shallow: int, deep: int) -> Result:
-    """Convolutions with local losses, deep against shallow."""
-    return Result(_peak("local", deep, setting), _peak("local", shallow, setting), "B")
+def depth(setting: Setting, shallow: int, deep: int, kind: str = "local") -> Result:
+    """Convolutions with local losses, or with a credit rule, deep against shallow."""
+    return Result(_peak(kind, deep, setting), _peak(kind, shallow, setting), "B")
 
 
 def end_to_end(setting: Setting, layers: int) -> Result:
@@ -54,12 +59,19 @@ def _case(kind: str, layers: int, size: int, device: str) -> None:
     import torch
 
     from bench.local import end_to_end_step, training_step
-    from bench.specs import HandConv, compiled, local_conv
+    from bench.specs import HandConv, compiled, credit_conv, local_conv
 
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(size, CHANNELS, 32, 32, generator=generator).to(device)
-    y = torch.randint(0, 10, (size,), generator=generator).to(device)
-    if kind == "local":
+    # With a credit rule eight times the samples, of an eighth of the size: what a rule stores for every layer,
+    # such as the B of `direct`, is then small beside its activations.
+    wide = kind in RULES
+    shape = (size * 8, CHANNELS // 2, 16, 16) if wide else (size, CHANNELS, 32, 32)
+    x = torch.randn(shape, generator=generator).to(device)
+    y = torch.randint(0, 10, (len(x),), generator=generator).to(device)
+    if wide:
+        text = credit_conv(layers, CHANNELS // 2, *RULES[kind])
+        step = training_step(compiled(text, device), {"x": x, "y": y})
+    elif kind == "local":
         step = training_step(compiled(local_conv(layers, CHANNELS), device), {"x": x, "y": y})
     else:
         step = end_to_end_step(HandConv(layers, CHANNELS).to(device), x, y)

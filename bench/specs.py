@@ -104,6 +104,18 @@ def local_conv(layers: int, channels: int) -> str:
     return f"{text}credit: local\ntasks:\n{tasks}outputs:\n  logits: t{layers - 1}.logits\n"
 
 
+def credit_conv(layers: int, channels: int, credit: str, activation: str) -> str:
+    """The same with a credit rule between every two layers, and one read-out on top."""
+    tasks, before = "", "x"
+    for k in range(layers):
+        tasks += f"  t{k}:\n    behavior: h = {before} |> conv2d(C, 3, padding=1) |> {activation}\n"
+        before = f"t{k}.h"
+    tasks += f"  out:\n    behavior: logits = {before} |> mean(axes=(2, 3)) |> linear(K)\n"
+    tasks += "    distance: cross_entropy(logits, y)\n"
+    text = head("conv", {"C": channels, "K": CLASSES, "S": 16}, "f32[B, C, S, S]")
+    return f"{text}credit: {credit}\ntasks:\n{tasks}outputs:\n  logits: out.logits\n"
+
+
 class HandConv(nn.Module):
     """The convolutions with one read-out on top."""
 

@@ -34,7 +34,7 @@ def add_credit(
     for name, row in training.storage.items():
         if name not in graph.storage:
             place = of[name] = place_of(name, home.get(row.owner, row.owner))
-            part = name.rpartition(".")[2] if place.endswith(".feedback") else name.removeprefix(f"{place}.")
+            part = name.removeprefix(f"{place}.").removeprefix(f"{place.partition('.')[0]}.")
             boxes.setdefault(place, []).append(f"{part} {_shown(row.type)}")
             if row.kind == "frozen":
                 fixed.add(place)
@@ -55,7 +55,7 @@ def add_credit(
             out.connect(key, heads[task], "link", "B", known.colour if known is not None else DATA)
     for name, loss in losses.items():
         weight = f"weight {loss.weight:g}" if loss.weight != 1.0 else ""
-        out.add(f"loss {name}", "loss", [name, f"credit {loss.rule}", weight], loss.owner)
+        out.add(f"loss {name}", "loss", [f"{name} loss", f"credit {loss.rule}", weight], loss.owner)
     for row_name, entries in matrix.items():
         start = f"loss {row_name}"
         if start not in out.shapes:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from math import lcm
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.fx as fx
@@ -16,7 +17,7 @@ import torch.fx as fx
 from r2d2c.diagnostics import Sink
 from r2d2c.graph import Storage
 from r2d2c.lower.builder import identifier
-from r2d2c.lower.graphs import TrainingLowering, accumulate, lower_forward, lower_inference
+from r2d2c.lower.graphs import LoweredVisit, TrainingLowering, accumulate, lower_forward, lower_inference
 from r2d2c.lower.init import draw_of, seed_of, shape_of
 from r2d2c.ops import functions
 
@@ -102,47 +103,34 @@ def emit_python(model: Model) -> str:
     spec, graph = model.spec, model._training_graph
     ops = spec.ops
     inference = lower_inference(model._inference_graph, ops)
-    losses = lower_forward(
-        graph, ops, [(name, loss.value) for name, loss in graph.losses.items()], training=False
-    )
-    training = TrainingLowering(graph, ops).whole()
-    output_names = [port.name for port in graph.body.outputs]
-    loss_names = list(graph.losses)
-
-    def learned(results: list[str]) -> str:
-        outputs = _dictionary(output_names, [f"{r}.detach()" for r in results[: len(output_names)]])
-        found = _dictionary(loss_names, [f"{r}.detach()" for r in results[len(output_names) :]])
-        return f"return {found}, {outputs}"
-
+    shown = model._forward_losses
+    losses = lower_forward(graph, ops, [(name, graph.losses[name].value) for name in shown], training=False)
+    rhythms, passes = _passes(model)
+    random = any(each.lowered.random for each in passes)
     inputs = ", ".join(["self", *(identifier(p.name) for p in model._inference_graph.body.inputs)])
-    batch = ", ".join(["self", *(identifier(p.name) for p in graph.body.inputs)])
+    batch = [identifier(p.name) for p in graph.body.inputs]
     methods = [
         _method(f"def forward({inputs}):", "The composed model: outputs by name.", inference.fx, None),
         _method(
-            f"def losses({batch}):",
+            f"def losses({', '.join(['self', *batch])}):",
             "The losses of a batch as the model is used, unweighted, by name.",
             losses.fx,
-            lambda results: f"return {_dictionary(loss_names, results)}",
+            lambda results: f"return {_dictionary(shown, results)}",
             decorator="@torch.no_grad()",
         ),
-        _method(
-            f"def learn({batch}):",
-            "One learning pass: adds to every .grad; gives the losses and the outputs.",
-            training.fx,
-            learned,
-            prelude=["rng = Rng(self.seed, self.step)", "self.step += 1"] if training.random else [],
-        ),
+        *_learning(rhythms, passes, batch, [port.name for port in graph.body.outputs]),
     ]
-    _refuse_foreign(spec.name, inference.fx, losses.fx, training.fx)
+    every = [each.lowered.fx for each in passes]
+    _refuse_foreign(spec.name, inference.fx, losses.fx, *every)
     body = "\n".join(methods)
     helpers = [_HELPERS["make"]]
     imports = ["import torch", "from torch import nn"]
-    if training.random:
+    if random:
         helpers.append(_HELPERS["Rng"])
         imports.insert(0, "import hashlib\n")
     if "accumulate(" in body:
         helpers.append(_HELPERS["accumulate"])
-    called = _called(inference.fx, losses.fx, training.fx)
+    called = _called(inference.fx, losses.fx, *every)
     if called:
         helpers += [f"\n{inspect.getsource(function)}" for function in called]
         imports.insert(0, "from typing import Any\n")
@@ -158,9 +146,58 @@ def emit_python(model: Model) -> str:
         helpers="\n".join(helpers).strip("\n") + "\n",
         name=_class_name(spec.name),
         summary=(document.doc or spec.name).strip().splitlines()[0].replace('"', "'"),
-        parameters=_parameters(model, training.random),
+        parameters=_parameters(model, random or len(passes) > 1),
     )
     return head + "\n" + body.rstrip("\n") + "\n"
+
+
+class _Pass(NamedTuple):
+    """A learning pass: for every rhythm n of ``every=n`` whether its losses train, and the losses it has."""
+
+    trains: tuple[bool, ...]
+    lowered: LoweredVisit
+    losses: list[str]
+
+
+def _passes(model: Model) -> tuple[list[int], list[_Pass]]:
+    """The rhythms of a model, and every learning pass that differs."""
+    sometimes = [loss for loss in model._training_graph.losses.values() if loss.every > 1]
+    rhythms = list(dict.fromkeys(loss.every for loss in sometimes))
+    steps = {tuple(step % n == 0 for n in rhythms): step for step in reversed(range(lcm(*rhythms)))}
+    found = []
+    for trains, step in reversed(steps.items()):
+        skip = frozenset(loss.name for loss in sometimes if step % loss.every)
+        graph = model._training_graph_without(skip) if skip else model._training_graph
+        found.append(_Pass(trains, TrainingLowering(graph, model.spec.ops).whole(), list(graph.losses)))
+    return rhythms, found
+
+
+def _learning(rhythms: list[int], passes: list[_Pass], batch: list[str], outputs: list[str]) -> Iterator[str]:
+    """The method `learn`; one for each pass, and `learn` to choose, if there are several."""
+    doc = "One learning pass: adds to every .grad; gives the losses and the outputs."
+    if len(passes) > 1:
+        trains = ", ".join(f"self.step % {n} == 0" for n in rhythms)
+        table = ", ".join(f"{each.trains}: self.learn_{number}" for number, each in enumerate(passes))
+        lines = [
+            f"def learn({', '.join(['self', *batch])}):",
+            f'    """{doc} Some losses train now and then."""',
+            f"    learn = {{{table}}}[{trains},]",
+            f"    return learn({', '.join(batch)})",
+        ]
+        yield "".join(f"    {line}\n" for line in lines)
+    for number, each in enumerate(passes):
+        name = "learn" if len(passes) == 1 else f"learn_{number}"
+        prelude = ["rng = Rng(self.seed, self.step)"] if each.lowered.random else []
+        prelude += ["self.step += 1"] if each.lowered.random or len(passes) > 1 else []
+
+        def learned(results: list[str], losses: list[str] = each.losses) -> str:
+            made = [f"{r}.detach()" for r in results]
+            found = _dictionary(losses, made[len(outputs) :])
+            return f"return {found}, {_dictionary(outputs, made[: len(outputs)])}"
+
+        said = doc if len(passes) == 1 else f"With the losses {', '.join(each.losses)}."
+        signature = f"def {name}({', '.join(['self', *batch])}):"
+        yield _method(signature, said, each.lowered.fx, learned, prelude=prelude)
 
 
 def _refuse_foreign(name: str, *graphs: fx.Graph) -> None:

@@ -131,20 +131,20 @@ def plan(
 
 def _owners(graph: Graph, training: Graph, inference: set[str]) -> Iterable[OwnerPlan]:
     rows: dict[str, list[str]] = {}
-    home = homes(graph)
-    for name, row in training.storage.items():
+    home, storage = homes(graph), {**graph.storage, **training.storage}
+    for name, row in storage.items():
         if row.kind == "param" or row.kind == "frozen":
             owner = home.get(row.owner, row.owner)
             # What a credit rule adds stands apart, by its place: `encode.synthetic`.
             rows.setdefault(owner if name in graph.storage else place_of(name, owner), []).append(name)
     for owner, names in rows.items():
-        types = [training.storage[name].type for name in names]
+        types = [storage[name].type for name in names]
         yield OwnerPlan(
             owner,
             sum(map(elements, types)),
             sum(map(size_of, types)),
             any(name in inference for name in names),
-            all(training.storage[name].kind == "frozen" for name in names),
+            all(storage[name].kind == "frozen" for name in names),
         )
 
 

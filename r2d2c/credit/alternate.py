@@ -21,7 +21,7 @@ def _finish(net: Network) -> None:
         codes = _step(net, energy, codes, options("step"), number)
     last = energy.evaluate(codes, "learn")
     names = {edge.value: edge.name for edge in net.edges}
-    for h in energy.values:
+    for h in energy.errors(last, codes):
         fit, weight = half_square(net, last.made[h], net.stop(codes[h]), "fit")
         net.loss(Loss(names[h], fit, weight, owner=h.node))
     for name in energy.loss_near:
@@ -30,20 +30,24 @@ def _finish(net: Network) -> None:
 
 def _step(net: Network, energy: Energy, codes: Values, step: float, number: int) -> Values:
     """c ← c − step·∂E/∂c, from the top down: those above have moved already."""
-    name = f"code{number}"
-    state = energy.evaluate(codes, name) if number else energy.start()
+    state = energy.evaluate(codes, f"code{number}")
+    own = energy.errors(state, codes)
     moved = dict(codes)
     for h in reversed(energy.values):
         above = {
             other: net.node("sub", net.stop(state.made[other]), moved[other], name="error")
             for other in energy.values
-            if h in energy.near.get(other.node, ())
+            if h in energy.near.get(other.node, ()) and (other in own or moved[other] != codes[other])
         }
-        slope = energy.slopes(state, above, [h], 1.0)[h]
-        if number:
-            own = net.node("sub", codes[h], net.stop(state.made[h]), name="own")
-            slope = net.node("add", slope, own, name="slope")
-        moved[h] = energy.moved(codes[h], slope, step)
+        slope = energy.slopes(state, above, [h], 1.0).get(h)
+        if h in own:
+            slope = (
+                net.node("neg", own[h], name="slope")
+                if slope is None
+                else net.node("sub", slope, own[h], name="slope")
+            )
+        if slope is not None:
+            moved[h] = energy.moved(codes[h], slope, step)
     return moved
 
 

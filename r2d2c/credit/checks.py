@@ -29,8 +29,8 @@ def unknown_sizes(type_: TensorType) -> list[str]:
     return [name.removeprefix("?") for name in dict.fromkeys(names)]
 
 
-def can_have_delta(c: LinkCheck) -> bool:
-    """Whether every sample can have a δ at the link's value; reports why not."""
+def can_have_delta(c: LinkCheck, per_sample: bool = True) -> bool:
+    """Whether the link's value, and every sample of it if it must, can have a δ; reports why not."""
     rule, type_ = c.rule.name, c.type
     if not type_.floating:
         c.report(
@@ -39,7 +39,7 @@ def can_have_delta(c: LinkCheck) -> bool:
             also=place_of(c),
             fix=f"`credit: local` for `{c.link.name}`, or send on floats, such as `softmax` in place of `argmax`",
         )
-    elif not has_batch(type_):
+    elif per_sample and not has_batch(type_):
         c.report(
             "E490",
             f"`{c.name}` is {type_}: the credit `{rule}` needs a value for every sample, with the batch first",
@@ -172,30 +172,27 @@ def nodes_in(graph: Graph, region: Region) -> list[Node]:
     return found
 
 
-def warn_of_runs(c: LinkCheck, tasks: Iterable[str], random: bool = True) -> None:
-    """Warn of ops that give something else when a behavior runs again: random ones, and running statistics."""
+def warn_of_runs(c: LinkCheck, tasks: Iterable[str]) -> None:
+    """Warn of ops that draw random numbers where behaviors run again: a rule takes all runs for one function.
+
+    Running statistics are those of the first run (see `passes.updates`).
+    """
     for task in tasks:
-        drawn, kept = [], []
-        for node in nodes_in(c.graph, c.graph.regions[task]):
-            op = c.ops.get(node.op)
-            if op is not None and "random" in op.traits and random:
-                drawn.append(node)
-            elif op is not None and any(name.startswith("new_") for name in op.outputs):
-                kept.append(node)
-        for nodes, text in (
-            (drawn, "it draws other numbers in every run"),
-            (kept, "every run changes its running statistics"),
-        ):
-            if nodes:
-                c.report(
-                    "W499",
-                    f"the credit `{c.rule.name}` runs `{task}` again with other values, and {listed(ops_of(nodes))} "
-                    "gives something else then",
-                    text,
-                    span=nodes[0].origin,
-                    also=[(c.link.credit.origin or c.link.origin, f"the credit `{c.rule.name}`")],
-                    fix=f"leave {listed(ops_of(nodes))} to tasks below the first link of this credit",
-                )
+        nodes = [
+            node
+            for node in nodes_in(c.graph, c.graph.regions[task])
+            if node.op in c.ops and "random" in c.ops[node.op].traits
+        ]
+        if nodes:
+            names = listed(ops_of(nodes))
+            c.report(
+                "W499",
+                f"the credit `{c.rule.name}` runs `{task}` again with other values, and {names} gives something else then",
+                "it draws other numbers in every run",
+                span=nodes[0].origin,
+                also=[(c.link.credit.origin or c.link.origin, f"the credit `{c.rule.name}`")],
+                fix=f"leave {names} to tasks below the first link of this credit",
+            )
 
 
 def ops_of(nodes: Iterable[Node]) -> list[str]:

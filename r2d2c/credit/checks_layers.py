@@ -17,7 +17,7 @@ PLASTIC = ("linear", "conv1d", "conv2d", "conv3d")
 
 
 def check_feedback(c: LinkCheck) -> None:
-    if not can_have_delta(c):
+    if not can_have_delta(c, per_sample=False):
         return
     flat = c.flat
     params = {node.id: node.attrs["storage"] for node in flat.body.nodes if node.op == "param"}
@@ -25,7 +25,7 @@ def check_feedback(c: LinkCheck) -> None:
     layers = [
         n for n in _layers_above(c, flat, c.link) if n.inputs[1] is None or n.inputs[1].node not in fixed
     ]
-    if not layers:
+    if not layers and not c.option("own"):
         c.report(
             "W494",
             f"no linear or convolution layer of `{c.link.target}` that learns reads `{c.name}`: here `feedback` is `backprop`",
@@ -50,11 +50,25 @@ def _unmixed(c: LinkCheck, flat: Graph, layers: list[Node]) -> None:
     """Layers that another link's gradient goes through as well: it would be led by the same B."""
     ids = {node.id for node in layers}
     for other in c.graph.links:
-        if other.target != c.link.target or other.credit.rule == c.rule.name or other.source == c.link.source:
+        if other.target != c.link.target or other.source == c.link.source or not comes_back(c, other):
             continue
-        if not comes_back(c, other):
-            continue
+        same = other.credit.rule == c.rule.name
+        order = c.graph.links.index(other) < c.graph.links.index(c.link)
+        if same and (order or options_of(c.rule, other.credit)["variant"] == c.option("variant")):
+            continue  # said once, at the first of them
         shared = [node for node in _layers_above(c, flat, other) if node.id in ids]
+        if shared and same:
+            c.report(
+                "E495",
+                f"`{c.link.name}` and `{other.name}` go through one layer, which can have one B only: their credits are "
+                f"`{c.link.credit}` and `{other.credit}`",
+                also=[
+                    (shared[0].origin, "this layer"),
+                    (other.credit.origin or other.origin, "the other credit"),
+                ],
+                fix="give both the same `variant`, or each a layer of its own",
+            )
+            return
         if shared:
             name = f"{other.source_task}.{name_of(c.graph, other.source)}"
             c.report(

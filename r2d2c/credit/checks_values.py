@@ -13,7 +13,6 @@ from r2d2c.credit.checks import (
     name_of,
     place_of,
     unknown_sizes,
-    warn_of_runs,
 )
 from r2d2c.credit.parts import numel
 from r2d2c.graph import Loss, Value
@@ -28,7 +27,6 @@ def check_target(c: LinkCheck) -> None:
         return
     if c.first:
         has_loss_above(c, c.links, sent=True)
-    warn_of_runs(c, [c.link.target], random=False)
 
 
 def _can_invert(c: LinkCheck) -> bool:

@@ -13,6 +13,8 @@ from r2d2c.types import TensorType
 def _signal(edge: Edge) -> Value:
     """δ = Σ e·B over outputs, with B: [numel of the output, numel of h]; per position where both are sequences."""
     h, found = edge.value, []
+    if edge.option("recompute"):
+        edge.learn_again()
     type_ = edge.type(h)
     for number, (output, error) in enumerate(edge.errors()):
         given = edge.type(output)
@@ -20,15 +22,17 @@ def _signal(edge: Edge) -> Value:
         rows, columns = numel(given), numel(type_)
         along = rows is None or columns is None
         if along:
-            rows, columns = int(str(given.dims[-1])), int(str(type_.dims[-1]))
+            rows, columns = (
+                int(dim) if isinstance(dim, int) else None for dim in (given.dims[-1], type_.dims[-1])
+            )
         assert rows is not None and columns is not None
         init = Init("xavier")
         matrix = edge.storage(name, TensorType(type_.dtype, (rows, columns)), init, "frozen")
-        part = edge.node("matmul", error if along else flat(edge, error), matrix, name="delta")
+        part = edge.node("matmul", error if along else flat(edge, error), matrix, name="sent")
         found.append(part if along else shaped(edge, part, h))
-    total = add(edge, found, "delta")
+    total = add(edge, found, "sent")
     scale = edge.option("scale")
-    return total if scale == 1.0 else edge.node("mul", total, edge.number(scale), name="delta")
+    return total if scale == 1.0 else edge.node("mul", total, edge.number(scale), name="sent")
 
 
 DIRECT = CreditRule(
@@ -38,6 +42,10 @@ DIRECT = CreditRule(
     "e·B, e = ∂L/∂output",
     signal=_signal,
     check=check_direct,
-    arguments=(Option("scale", "float", 1.0, "how much larger B is than Xavier's", minimum=0.0),),
+    arguments=(
+        Option("scale", "float", 1.0, "how much larger B is than Xavier's", minimum=0.0),
+        Option("recompute", "bool", False, "a second forward pass once the error is known, task by task: memory does not "
+               "grow with depth"),
+    ),
     colour="#d62728",
-)
+)  # fmt: skip

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from r2d2c.credit.check import LinkCheck
 from r2d2c.credit.checks import can_have_delta, has_loss_above, same_options, tasks_above, warn_of_runs
-from r2d2c.credit.parts import add
 from r2d2c.credit.record import Network
 from r2d2c.graph import Value
 
@@ -59,44 +58,42 @@ class Energy:
 
     def start(self) -> State:
         """At the forward pass: nothing has to run again."""
-        losses = {name: self.net.losses[name].value for name in self.loss_near}
-        return State(dict(self.leaves), {h: h for h in self.values}, losses)
+        return self.evaluate({h: self.net.stop(h) for h in self.values}, "start")
 
     def evaluate(self, values: Mapping[Value, Value], name: str) -> State:
-        """Run the tasks above the links on other values."""
+        """The tasks above the links at other values; those that see none that moved do not run again."""
         net = self.net
-        leaves = {h: net.fresh_leaf(value, name) for h, value in values.items()}
-        instead = {self.leaves[h]: leaf for h, leaf in leaves.items()}
+        leaves = {
+            h: net.fresh_leaf(v, name) if self._left(h, v) else self.leaves[h] for h, v in values.items()
+        }
+        again = {self.leaves[h]: leaf for h, leaf in leaves.items() if leaf != self.leaves[h]}
         made = {h: h for h in self.values}
-        again: Values = {}
         for task in self.above:
-            for before, after in zip(net.gives(task), net.call(task, instead, name), strict=True):
+            if not again.keys() & set(net.reads(task)):
+                continue
+            for before, after in zip(net.gives(task), net.call(task, again, name), strict=True):
                 again[before] = after
                 if before in made:
                     made[before] = after
-        losses = {loss: net.loss_again(loss, {**again, **instead}, name) for loss in self.loss_near}
+        losses = {
+            loss: net.loss_again(loss, again, name)
+            if again.keys() & set(net.loss_reads(loss))
+            else net.losses[loss].value
+            for loss in self.loss_near
+        }
         return State(leaves, made, losses)
 
-    def total(self, state: State, losses: Sequence[str]) -> Value | None:
-        """B·Σ of some weighted losses."""
-        net = self.net
-        parts = []
-        for name in losses:
-            weight, value = net.losses[name].weight, state.losses[name]
-            parts.append(
-                value if weight == 1.0 else net.node("mul", value, net.number(weight), name="weighted")
-            )
-        if not parts:
-            return None
-        total = add(net, parts, "losses")
-        return net.node("mul", total, net.batch(self.values[0]), name="losses")
+    def _left(self, h: Value, value: Value) -> bool:
+        """Whether a value has left the forward pass."""
+        return value != self.net.stop(h)
 
     def errors(self, state: State, values: Mapping[Value, Value]) -> Values:
-        """f_h(v) − v_h."""
-        net = self.net
-        return {
-            h: net.node("sub", net.stop(state.made[h]), net.stop(values[h]), name="error") for h in values
-        }
+        """f_h(v) − v_h, where it is not 0 for certain: where v_h, or a value that f_h sees, has left the forward pass."""
+        net, found = self.net, {}
+        for h in values:
+            if any(self._left(k, values[k]) for k in (h, *self.near.get(h.node, ()))):
+                found[h] = net.node("sub", net.stop(state.made[h]), net.stop(values[h]), name="error")
+        return found
 
     def slopes(
         self, state: State, errors: Mapping[Value, Value], values: Sequence[Value], nudge: float
@@ -112,29 +109,31 @@ class Energy:
                 reached |= near
                 outputs.append(state.made[other])
                 cotangents.append(error)
-        losses = [name for name, near in self.loss_near.items() if near & wanted]
-        total = self.total(state, losses)
-        if total is not None:
-            reached |= set().union(*(self.loss_near[name] for name in losses)) & wanted
-            outputs.append(
-                total if nudge == 1.0 else net.node("mul", total, net.number(nudge), name="nudged")
-            )
-            cotangents.append(None)
+        for name, near in self.loss_near.items():
+            if near & wanted:
+                reached |= near & wanted
+                outputs.append(self._per_sample(name, state.losses[name], nudge))
+                cotangents.append(None)
         wrt = [h for h in values if h in reached]
         if not wrt:
             return {}
         found = net.gradients(outputs, [state.leaves[h] for h in wrt], cotangents)
         return dict(zip(wrt, found, strict=True))
 
+    def _per_sample(self, name: str, loss: Value, nudge: float) -> Value:
+        """β·B times a weighted loss."""
+        net, factor = self.net, self.net.losses[name].weight * nudge
+        if factor != 1.0:
+            loss = net.node("mul", loss, net.number(factor), name="weighted")
+        return net.node("mul", loss, net.batch(self.values[0]), name="losses")
+
     def settle(self, steps: int, step: float, nudge: float, name: str) -> Values:
         """The values after ``steps`` steps of gradient descent on E, from the forward pass."""
         net = self.net
-        state, values = self.start(), {h: net.stop(h) for h in self.values}
-        errors: Values = {}
+        values = {h: net.stop(h) for h in self.values}
         for number in range(steps):
-            if number:
-                state = self.evaluate(values, f"{name}{number}")
-                errors = self.errors(state, values)
+            state = self.evaluate(values, f"{name}{number}")
+            errors = self.errors(state, values)
             slopes = self.slopes(state, errors, self.values, nudge)
             for h in self.values:
                 # ∂E/∂v = what comes from above + (v − f)
@@ -156,9 +155,8 @@ class Energy:
         """Let the tasks learn from factor·∂(Σ ½‖v − f‖²)/∂θ at some values, as a mean over the batch."""
         net = self.net
         state = self.evaluate(values, name)
-        errors = self.errors(state, values)
-        for h in self.values:
-            delta = net.node("div", errors[h], net.batch(h), name="delta")
+        for h, error in self.errors(state, values).items():
+            delta = net.node("div", error, net.batch(h), name="delta")
             if factor != 1.0:
                 delta = net.node("mul", delta, net.number(factor), name="delta")
             net.signal(state.made[h], delta)

@@ -292,7 +292,8 @@ GOODNESS = CreditRule(
             "negatives",
             "input",
             "hard",
-            "wrong labels, drawn uniformly or from the model's own answer; or a port with negative data, and no label is written",
+            "wrong labels, drawn uniformly or from the model's own answer (with `infer=labels` that takes a pass for each "
+            "label); or a port with negative data, and then no label is written",
             DRAWN,
         ),
         Option("infer", "choice", "classifier", "how the model answers", ("classifier", "labels")),
@@ -302,9 +303,9 @@ GOODNESS = CreditRule(
             False,
             "half of a batch is positive and half negative, instead of every sample both",
         ),
-        Option("label_scale", "float", 3.0, "the size of a label in the input", minimum=0.0),
+        Option("label_scale", "float", 3.0, "the size of a label in the input", minimum=0.001),
         Option(
-            "sharpness", "float", 10.0, "k: how steeply the loss rises on the wrong side of θ", minimum=0.0
+            "sharpness", "float", 10.0, "k: how steeply the loss rises on the wrong side of θ", minimum=0.001
         ),
         Option("input", "input", None, "the input that takes the label, where there are several"),
         Option("target", "target", None, "the class label, where there are several"),

@@ -60,11 +60,19 @@ def _correlation(net: Layers, node: Node, post: Value) -> Value:
     """mean post·preᵀ: for any layer it is what the layer's own gradient would be with `post` as its δ."""
     weight, x = node.inputs[1], node.inputs[0]
     assert weight is not None and x is not None
-    rows = _rows(net, _units_last(net, node, post))
     if node.op in _CONVOLUTIONS:
+        rows = _rows(net, _units_last(net, node, post))
         return _mean(net, net.vjp(Value(node.id), weight, post), rows)
-    across = net.node("transpose", rows, name="post", a=0, b=1)
-    return _mean(net, net.node("matmul", across, _rows(net, net.stop(x)), name="hebb"), rows)
+    return _products(net, post, net.stop(x), "hebb")
+
+
+def _products(net: Layers, post: Value, pre: Value, name: str) -> Value:
+    """mean post·preᵀ over rows."""
+    rows, whole = _rows(net, post), net.type(post).rank > 2
+    # A batch of samples is smaller than a matrix of weights: it is cheaper to divide. All steps of sequences are not.
+    across = net.node("transpose", rows if whole else _mean(net, rows, rows), name="post", a=0, b=1)
+    made = net.node("matmul", across, _rows(net, pre), name=name)
+    return _mean(net, made, rows) if whole else made
 
 
 def _decay(net: Layers, y: Value, weight: Value) -> Value:
@@ -72,9 +80,7 @@ def _decay(net: Layers, y: Value, weight: Value) -> Value:
     type_ = net.type(weight)
     if type_.rank > 2:
         y = net.node("transpose", y, name="rows", a=1, b=-1)
-    rows = _rows(net, y)
-    across = net.node("transpose", rows, name="post", a=0, b=1)
-    outputs = _mean(net, net.node("matmul", across, rows, name="outputs"), rows)
+    outputs = _products(net, y, y, "outputs")
     if type_.rank == 2:
         return net.node("matmul", outputs, weight, name="decay")
     found = net.node("matmul", outputs, net.node("flatten", weight, name="kernel"), name="decay")

@@ -150,6 +150,13 @@ class Edge(Attaching, Protocol):
     def option(self, name: str) -> Any:
         """The value of one of the rule's options, given or by default."""
 
+    def learn_again(self) -> None:
+        """In ``signal``: let δ train a second run of the task, on the same input and with the same random numbers.
+
+        Nothing of the first run then has to be kept until δ is known. It stays with the first run where a gradient
+        comes back over a link from below.
+        """
+
     def apply(self, option: str, *values: Value) -> Value | None:
         """The block that an option names, applied to values; None if the option is not given."""
 

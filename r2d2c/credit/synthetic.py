@@ -18,7 +18,8 @@ def _finish(net: Network) -> None:
     first: dict[Value, Edge] = {}
     for edge in net.edges:
         first.setdefault(edge.value, edge)
-    guesses = {h: _guess(edge) for h, edge in first.items()}
+    labels = dict[str, Value]()
+    guesses = {h: _guess(edge, labels) for h, edge in first.items()}
     for h, edge in first.items():
         edge.signal(h, of_batch(edge, edge.stop(guesses[h])))
     for h, edge in reversed(first.items()):
@@ -28,8 +29,8 @@ def _finish(net: Network) -> None:
         edge.loss(Loss(edge.name, value, owner=edge.link.source_task, every=edge.option("every")))
 
 
-def _guess(edge: Edge) -> Value:
-    """The predictor: a block, or a linear layer that starts at zero."""
+def _guess(edge: Edge, known: dict[str, Value]) -> Value:
+    """The predictor: a block, or a linear layer that starts at zero. known: labels as it sees them, for all edges."""
     h = edge.stop(edge.value)
     label = edge.option("labels")
     port = edge.target(label) if label is not None else None
@@ -38,10 +39,11 @@ def _guess(edge: Edge) -> Value:
         return given
     seen = flat(edge, h)
     if port is not None:
-        labels = edge.label(label)
-        assert labels is not None
-        hot = edge.node("one_hot", labels.value, name="label", classes=labels.classes)
-        seen = edge.node("concat", seen, hot, name="seen", axis=-1)
+        if label not in known:
+            labels = edge.label(label)
+            assert labels is not None
+            known[label] = edge.node("one_hot", labels.value, name="label", classes=labels.classes)
+        seen = edge.node("concat", seen, known[label], name="seen", axis=-1)
     width = numel(edge.type(h))
     assert width is not None
     return shaped(edge, linear(edge, seen, width, "predictor", Init("zeros"), edge.type(h)), h)

@@ -122,11 +122,10 @@ tasks above: without one there is nothing to learn from. `nudge=0` nudges nothin
     ),
     Entry(
         "W499",
-        "an op that gives something else when a rule runs it again",
+        "an op that draws other numbers when a rule runs it again",
         """\
-A rule that runs a behavior several times for one batch takes its values for those of one function. `dropout` and
-`noise` draw other numbers each time, so that differences are noise in part; `batch_norm` takes every run into its
-running statistics.
+A rule whose values settle runs the behaviors above its links several times for one batch, and takes all runs for one
+function. `dropout` and `noise` draw other numbers each time, so that what it learns from is noise in part.
 
     credit: predictive
     classify:

@@ -16,6 +16,7 @@ import torch.fx as fx
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.infer import NodeTypes, Signatures
 from r2d2c.ops.record import Op
+from r2d2c.passes.building import AGAIN
 from r2d2c.source import Span
 from r2d2c.types import Dim, DimLike
 
@@ -131,10 +132,12 @@ class FxBuilder(NodeTypes):
         return self._sizes[name]
 
     def generator(self, like: Any) -> fx.Node:
-        """A torch.Generator on the device of ``like``, for this node at this step."""
+        """A torch.Generator on the device of ``like``, for this node at this step; a second run draws as the first."""
         assert self._node is not None and self.rng is not None, "random ops draw only in training"
         device = self.python(getattr, like, "device")
-        return self.method("generator", self.rng, self._node.id, device)
+        place, at, run = self._node.id.rpartition("@")
+        again = at and run.rpartition(".")[2] == AGAIN
+        return self.method("generator", self.rng, place if again else self._node.id, device)
 
     def device(self) -> Any:
         """The device of the inputs, for ops that make tensors of their own; None if there is no input."""

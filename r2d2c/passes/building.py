@@ -12,6 +12,7 @@ from r2d2c.ops.record import Op, Shapes
 from r2d2c.source import Span
 from r2d2c.types import INTEGERS, DimLike, TensorType
 
+AGAIN = "again"  # the name of a second run of a task that is to give the same as the first
 _LIKE_ITS_INPUT = ("stop", "leaf", "gradient")
 
 
@@ -185,7 +186,15 @@ class GraphBuilder:
         )
 
     def plastic(self, parameter: str, change: Value, link: str, rule: str, origin: Span | None) -> None:
-        descent = self.add(f"{change.node}.descent", "neg", (change,), {}, origin)
+        made = self.nodes[-1] if self.nodes else None
+        if (
+            made is not None and made.op == "sub" and made.id == change.node
+        ):  # −(a − b) is b − a, without another value of its size
+            a, b = made.inputs
+            assert a is not None and b is not None
+            descent = self.add(f"{change.node}.descent", "sub", (b, a), {}, origin)
+        else:
+            descent = self.add(f"{change.node}.descent", "neg", (change,), {}, origin)
         attrs = {"storage": parameter, "rule": rule, "link": link}
         id_ = self.unique(f"accumulate({parameter})<{link}")
         self.nodes.append(Node(id_, "accumulate", (descent,), attrs, (), origin))

@@ -14,7 +14,7 @@ from r2d2c.credit.record import CreditRule
 from r2d2c.graph import Graph, Link, Loss, Node, Region, Value
 from r2d2c.ops.record import Op
 from r2d2c.ops.registry import builtin
-from r2d2c.passes.building import GraphBuilder, in_order
+from r2d2c.passes.building import AGAIN, GraphBuilder, in_order
 from r2d2c.passes.edges import AttachedEdge, AttachedNetwork
 from r2d2c.source import Span
 
@@ -66,6 +66,7 @@ class AttachCredit(GraphBuilder):
         self._errors: dict[Value, tuple[Value, Value]] = {}
         self._deltas: dict[Value, tuple[Value, Value]] = {}
         self._true: dict[Value, Value | None] = {}
+        self._runs: dict[str, str] = {}
 
     # -- the pass
     def run(self) -> Graph:
@@ -171,7 +172,7 @@ class AttachCredit(GraphBuilder):
                 once.add((edge.value, edge.rule.name))
                 wanted = self.types[edge.value]
                 delta = ask_value(edge.rule, edge.link, "signal", edge, self.types, wanted)
-                edge.signal(edge.value, delta)
+                edge.signal(edge.taught or edge.value, delta)
         for rule in {edge.rule.name: edge.rule for edge in self.edges}.values():
             if rule.finish is not None:
                 edges = tuple(edge for edge in self.edges if edge.rule is rule)
@@ -223,6 +224,21 @@ class AttachCredit(GraphBuilder):
         values = tuple(Value(node.id, port) for port in range(len(node.outputs)))
         self.types.update(zip(values, types, strict=True))  # type: ignore[arg-type]
         return values
+
+    def run_again(self, value: Value, origin: Span | None) -> Value:
+        """A task's value from a second run of it and of the tasks below that run again, if all links to it are cut."""
+        task = value.node
+        if task not in self._runs:
+            reads, below = self.reads(task), {stop: of for of, stop in self.stops.items()}
+            if any(v.node in self.graph.tasks or self.op_of(v) == "leaf" for v in reads):
+                return value
+            instead = {
+                v: self.stop(Value(self._runs[below[v].node], below[v].port))
+                for v in reads
+                if v in below and below[v].node in self._runs
+            }
+            self._runs[task] = self.call_again(task, instead, AGAIN, origin)[0].node
+        return Value(self._runs[task], value.port)
 
     def apply(self, region: str, values: Sequence[Value], origin: Span | None) -> Value:
         """Call the region of an option."""

@@ -147,6 +147,7 @@ class AttachedEdge(_Attaching):
     """The `Edge` protocol."""
 
     link: Link
+    taught: Value | None = None
 
     def _dtype(self) -> str:
         return self.type(self.value).dtype
@@ -169,6 +170,9 @@ class AttachedEdge(_Attaching):
 
     def option(self, name: str) -> Any:
         return options_of(self.rule, self.credit)[name]
+
+    def learn_again(self) -> None:
+        self.taught = self.pass_.run_again(self.value, self.origin)
 
     def apply(self, option: str, *values: Value) -> Value | None:
         region = self.option(option)

@@ -18,8 +18,19 @@ def add_updates(
 ) -> list[tuple[str, ...]]:
     """Append the `update` nodes to each visit's nodes; the parameters that each visit finishes."""
     readers = {Value(node.id): node.attrs["storage"] for node in forward if node.op == "param"}
+    position = {node.id: number for number, node in enumerate(graph.body.nodes)}
+    # Where a credit rule runs a behavior again with other values, the statistics are those of the first run.
+    first: dict[str, tuple[int, Node]] = {}
     for nodes in visits:
-        nodes.extend(list(_statistics(nodes, readers, graph, ops)))
+        for update in _statistics(nodes, readers, graph, ops):
+            source = update.inputs[0]
+            place = position.get(source.node, 0) if source is not None else 0
+            known = first.setdefault(update.attrs["storage"], (place, update))
+            if place < known[0]:
+                first[update.attrs["storage"]] = place, update
+    for nodes in visits:
+        made = {Value(node.id, port) for node in nodes for port in range(len(node.outputs))}
+        nodes.extend(update for _, update in first.values() if update.inputs[0] in made)
     last = _last_uses(visits, readers, reach)
     finished = []
     for number, nodes in enumerate(visits):

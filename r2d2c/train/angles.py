@@ -157,8 +157,7 @@ class Angles:
         if self.history != before:
             self._write()
         self._batch = held_batch(trainer)
-        if self._batch is not None:
-            self._reference = self._compiled(trainer)
+        self._reference = self._compiled(trainer)
 
     def on_start(self, start: Start) -> None:
         # Going on in the middle of an epoch, the moment to measure is over.
@@ -182,7 +181,7 @@ class Angles:
         return self.references[seed]
 
     def _measure(self, epoch: int) -> None:
-        if self._batch is None or self._reference is None:
+        if self._reference is None:
             return
         mine, reference = self._model.state_dict(), self._reference
         with torch.no_grad():
@@ -221,15 +220,13 @@ def read_angles(path: Path) -> dict[int, Degrees]:
     return history
 
 
-def held_batch(trainer: Trainer) -> Batch | None:
+def held_batch(trainer: Trainer) -> Batch:
     """The batch to measure on: of the validation split, else of training data; the same for every credit rule."""
     split: Any = trainer.data.validation or trainer.data.train
     if isinstance(split, TableSplit):
         size = min(SAMPLES, trainer.settings.batch_size)
         loader = split.loader(size, seed=trainer.settings.seed, shuffle=True)
         return next(iter(loader.epoch(-1)))
-    if hasattr(split.batches, "__next__"):
-        return None  # it gives every batch once: to take one is to take it from the training
     with _same_generators():
         batch: Batch = next(iter(split.epoch(0)))
     return batch

@@ -47,10 +47,11 @@ def draw(board: Board, folder: Path) -> bool:
     figure.suptitle(f"{board.model}: {board.data}, {seeds}", x=0.01, ha="left", fontsize=11)
     # No date, no version and ids by content: the same comparison gives the same bytes.
     with rc_context({"svg.hashsalt": "r2d2c"}):
-        for form, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+        for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=form, metadata=metadata)
             write_atomic(folder / f"curves.{form}", buffer.getvalue())
+            figure.set_layout_engine("none")  # what was laid out once stays where it is
     return True
 
 

@@ -40,7 +40,8 @@ def split_credits(credits: str | Sequence[str]) -> list[str]:
             quote = "" if letter == quote else quote
         elif letter in "\"'":
             quote = letter
-        depth += (letter in _OPEN) - (letter in _CLOSE)
+        else:
+            depth += (letter in _OPEN) - (letter in _CLOSE)
         # The last comma is ours: what is left open before it is for the parser to point out.
         if at == len(text) or (letter == "," and depth <= 0 and not quote):
             rule = text[start:at].strip()

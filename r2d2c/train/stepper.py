@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-GROUP = 65_536  # elements; below, the call of a step costs more than the memory it would free
+GROUP = 262_144  # elements; below, the call of a step costs more than the memory it would free
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from r2d2c.ops.record import Op
 from r2d2c.syntax.spec import Spec
 from r2d2c.verify.batch import check_batch
 from r2d2c.verify.context import Check, Context
-from r2d2c.verify.credit import check_default, check_links
+from r2d2c.verify.credit import check_default, check_gradients, check_links
 from r2d2c.verify.dead import check_dead
 from r2d2c.verify.inference import check_outputs
 from r2d2c.verify.learning import check_losses, check_parameters, check_weights
@@ -39,6 +39,7 @@ CHECKS: tuple[Check, ...] = (
     Check("weights of losses", check_weights),
     Check("losses that train nothing", check_losses),
     Check("parameters that no loss trains", check_parameters),
+    Check("gradients that credit rules take", check_gradients),
     Check("what teaches a representative", check_teach),
     Check("representatives of class labels", check_classes),
     Check("ops that can never learn", check_dead),

@@ -112,20 +112,33 @@ class Context:
 
     @cached_property
     def cones(self) -> dict[str, Cone]:
-        """What the gradient of each loss runs through, and of other evaluations of it that a rule asked for."""
-        return {
-            name: self.reach.cone([loss.root, *(loss.again or [loss.value])])
-            for name, loss in self.losses.items()
-        }
+        """What the gradient of each loss runs through."""
+        return {name: self.reach.cone([loss.root]) for name, loss in self.losses.items()}
 
     @cached_property
     def signals(self) -> dict[str, Cone]:
-        """What the δ of each signal of a credit rule runs through."""
-        found = {}
+        """What the δ of each signal of a credit rule runs through; a gradient that nothing sends is no δ."""
+        cones, deltas = dict[str, Cone](), dict[str, Node | None]()
         for node in self.training.body.nodes:
-            if node.op == "signal" and node.inputs[0] is not None:
-                found[node.id] = self.reach.cone([node.inputs[0]])
-        return found
+            if node.op == "signal" and node.inputs[0] is not None and node.inputs[1] is not None:
+                cones[node.id] = self.reach.cone([node.inputs[0]])
+                deltas[node.id] = self.nodes.get(node.inputs[1].node)
+        gone: set[str] | bool = True
+        while gone:
+            sent = {leaf for cone in (*self.cones.values(), *cones.values()) for leaf in cone.leaves}
+            gone = {
+                name
+                for name, node in deltas.items()
+                if name in cones and node is not None and node.op == "gradient" and node.inputs[0] not in sent
+            }
+            for name in gone:
+                del cones[name]
+        return cones
+
+    @cached_property
+    def sent(self) -> set[Value]:
+        """The leaves that a gradient comes back to."""
+        return {leaf for cone in (*self.cones.values(), *self.signals.values()) for leaf in cone.leaves}
 
     @cached_property
     def plastic(self) -> set[str]:

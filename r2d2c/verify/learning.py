@@ -46,10 +46,11 @@ def check_losses(c: Context) -> None:
 
 
 def _trains(c: Context, name: str) -> bool:
-    cone = c.cones[name]
+    cone, loss = c.cones[name], c.losses[name]
     return (
         bool(cone.params)
-        or not cone.leaves.isdisjoint(c.asked)
+        or loss.rule is not None  # what it should train, or need not, is the rule's to know
+        or not c.reach.cone(loss.evaluations).leaves.isdisjoint(c.asked)
         or any(p.leaf in cone.leaves and p.cone.params and name in p.teachers for p in c.pupils)
     )
 

@@ -162,6 +162,37 @@ def test_plugins() -> None:
     )
 
 
+def test_credit_rules_of_plugins() -> None:
+    """What goes wrong in a rule of the user's own is said at her line."""
+    second = "  two:\n    behavior: q = linear(fit.p, 4)\n    distance: mse(q, x)\noutputs:\n  q: two.q\n"
+    Path("spec.yaml").write_text(SPEC.replace("outputs:\n", second) + "credit: bad\n")
+    head = "from r2d2c.credit.record import CreditRule\n\n\ndef signal(edge):\n"
+    rule = "\n\nCREDIT_RULES = (CreditRule('bad', 'doc', '0', signal=signal, check=getattr(signal, 'check', None)),)\n"
+    link = (
+        " ::: spec.yaml:14:9\n   |\n14 | credit: bad\n   |         --- the credit of `fit -> two` is `bad`\n"
+    )
+
+    def with_rule(body: str) -> str:
+        name = f"mine_{len(body)}.py"
+        Path(name).write_text(head + body + rule)
+        return said("spec.yaml", plugins=(name,)).replace(name, "mine.py")
+
+    assert with_rule("    return edge.h\n") == (
+        "error[E251]: `signal` of the credit rule `bad` raises AttributeError: 'AttachedEdge' object has no attribute 'h'\n"
+        "  --> mine.py:5:5\n   |\n 5 |     return edge.h\n   |     ^^^^^^^^^^^^^\n " + link
+    )
+    assert with_rule("    edge.stop(edge.value)\n") == (
+        "error[E252]: `signal` of the credit rule `bad` gives nothing; it has to return a value\n"
+        "  --> mine.py:4:1\n   |\n 4 | def signal(edge):\n   | ^^^^^^^^^^^^^^^^^\n " + link
+    )
+    assert with_rule(
+        "    return edge.value\n\n\nsignal.check = lambda link: link.refuse('too early', 'wait')\n"
+    ) == (
+        "error[E253]: the credit `bad` cannot stand here: too early\n"
+        "  --> spec.yaml:14:9\n   |\n14 | credit: bad\n   |         ^^^\n   |\n   = help: wait\n"
+    )
+
+
 def test_a_warning_is_allowed_where_it_stands() -> None:
     text = SPEC.replace(
         "p = linear(x, 4)", "|\n      q = relu(x)  # r2d2c: allow(W450)\n      p = linear(x, 4)"

@@ -76,8 +76,12 @@ def test_every_standard_block_compiles(path):
     assert blocks and not sink.diagnostics
     for block in blocks:
         kind = "f32[B, 3, 8, 8]" if "conv" in block.signature.name else "f32[B, 5, 8]"
-        numbers = ["8" for _, default in block.signature.parameters[1:] if default < 0]
-        call = f"{block.signature.name}({', '.join(['x', *numbers])})"
-        text = f"r2d2c: 1\nimports: [std/{path.stem}]\ninputs:\n  x: {kind}\ntasks:\n  t:\n    behavior: h = {call}\n    distance: mean(h^2)\noutputs:\n  h: t.h\n"
+        others = [name for name, default in block.signature.parameters[1:] if default < 0]
+        labelled = "y" in others  # a loss, not a part of a behavior
+        given = ["h" if labelled else "x", *("y" if name == "y" else "8" for name in others)]
+        call = f"{block.signature.name}({', '.join(given)})"
+        behavior, distance = ("relu(x)", call) if labelled else (call, "mean(h^2)")
+        targets = "targets:\n  y: i64[B]\n" if labelled else ""
+        text = f"r2d2c: 1\nimports: [std/{path.stem}]\ninputs:\n  x: {kind}\n{targets}tasks:\n  t:\n    behavior: h = {behavior}\n    distance: {distance}\noutputs:\n  h: t.h\n"
         model = r2d2c.compile(r2d2c.loads(text))
         assert model.learn(**random_batch(model.graph)).losses["t"].isfinite()

@@ -53,7 +53,8 @@ class Energy:
     def weights(self, total: Tensor) -> Grads:
         """∂/∂θ as a mean over the batch."""
         trained = {n: t for n, t in self.p.tensors.items() if t.requires_grad}
-        return {name: g / self.size for name, g in pull(total, trained).items()}
+        # Where nothing has come yet, there is no gradient rather than one of zeros.
+        return {name: g / self.size for name, g in pull(total, trained).items() if g.any()}
 
 
 def predictive(net: Net, p: Params, batch: Mapping[str, Tensor], steps: int, step: float) -> Grads:

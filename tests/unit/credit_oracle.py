@@ -33,7 +33,9 @@ class Params:
     def linear(self, name: str, x: Tensor) -> Tensor:
         bias = self.tensors.get(f"{name}.bias")
         out = F.linear(x, self.tensors[f"{name}.weight"], bias)
-        return self._through(name, out, x, lambda w: F.linear(x.detach(), self.tensors[f"{name}.weight"], bias), F.linear)
+        return self._through(
+            name, out, x, lambda w: F.linear(x.detach(), self.tensors[f"{name}.weight"], bias), F.linear
+        )
 
     def conv(self, name: str, x: Tensor, **geometry: Any) -> Tensor:
         bias, weight = self.tensors.get(f"{name}.bias"), self.tensors[f"{name}.weight"]
@@ -71,7 +73,7 @@ class Net:
     def model(self, credit: str, links: str = "", seed: int | None = None) -> Model:
         text = self.text.replace("CREDIT", credit).replace("LINKS", links)
         if seed is not None:
-            text = text.replace("r2d2c: 1", f"r2d2c: 1\nseed: {seed}")
+            text = f"{text}train:\n  seed: {seed}\n"
         model = r2d2c.compile(r2d2c.loads(text)).double()
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
@@ -233,12 +235,18 @@ def gradients(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor | N
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def assert_same(found: Mapping[str, Tensor | None], wanted: Mapping[str, Tensor], tolerance: float = 1e-10) -> None:
+def assert_same(
+    found: Mapping[str, Tensor | None], wanted: Mapping[str, Tensor], tolerance: float = 1e-10
+) -> None:
     """The same parameters have gradients, and the same."""
     assert {n for n, g in found.items() if g is not None} == set(wanted)
     for name, gradient in wanted.items():
         torch.testing.assert_close(
-            found[name], gradient.detach(), rtol=tolerance, atol=tolerance * 1e-2, msg=lambda m, n=name: f"{n}: {m}"
+            found[name],
+            gradient.detach(),
+            rtol=tolerance,
+            atol=tolerance * 1e-2,
+            msg=lambda m, n=name: f"{n}: {m}",
         )
 
 
@@ -300,7 +308,7 @@ class Run:
 
 def learned(net: Net, p: Params, batch: Mapping[str, Tensor], rules: Sender | Mapping[Any, Sender]) -> Grads:
     """The gradients of all parameters, those of predictors and inverses included."""
-    every = rules if isinstance(rules, Mapping) else {link: rules for link in net.links}
+    every = rules if isinstance(rules, Mapping) else dict.fromkeys(net.links, rules)
     run = Run(net, p, batch, every)
     run.h = {name: value.detach() for name, value in net.values(p, batch).items()}
     leaves = {name: value.clone().requires_grad_() for name, value in run.h.items() if name != "x"}

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from r2d2c.lower.init import Rng
 from tests.unit.credit_energies import alternate, equilibrium, predictive, predictive_fixed
 from tests.unit.credit_oracle import (
-    CHAIN,
-    DAG,
     NETS,
-    SEQUENCE,
     Net,
     Params,
     assert_same,
@@ -67,7 +63,11 @@ def test_feedback(shape, own, variant):
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 @pytest.mark.parametrize("shape", NETS)
 def test_direct(shape, scale):
-    check(NETS[shape], f"direct(scale={scale})", Direct(outputs=ENDS[shape], scale=scale, along=shape == "sequence"))
+    check(
+        NETS[shape],
+        f"direct(scale={scale})",
+        Direct(outputs=ENDS[shape], scale=scale, along=shape == "sequence"),
+    )
 
 
 @pytest.mark.parametrize("bootstrap", [True, False])
@@ -106,7 +106,10 @@ ENERGIES = [
     for steps, step in ((1, 0.5), (2, 0.3), (4, 0.5))
 ]
 ENERGIES += [
-    (f"predictive(steps={steps}, step={step}, fixed=true)", lambda *a, s=steps, t=step: predictive_fixed(*a, s, t))
+    (
+        f"predictive(steps={steps}, step={step}, fixed=true)",
+        lambda *a, s=steps, t=step: predictive_fixed(*a, s, t),
+    )
     for steps, step in ((1, 1.0), (2, 0.3), (4, 1.0))
 ]
 ENERGIES += [

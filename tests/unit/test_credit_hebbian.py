@@ -110,7 +110,9 @@ def test_oja_finds_the_principal_components(units):
 
 def test_bcm_keeps_its_threshold():
     """θ ← 0.99 θ + 0.01 mean y², and the change uses the new one (Bienenstock, Cooper and Munro, 1982)."""
-    model = r2d2c.compile(r2d2c.loads(UNITS.replace("K", "2").replace("hebbian", "hebbian(variant=bcm)"))).double()
+    model = r2d2c.compile(
+        r2d2c.loads(UNITS.replace("K", "2").replace("hebbian", "hebbian(variant=bcm)"))
+    ).double()
     theta = torch.ones(2, dtype=torch.float64)
     for seed in range(3):
         batch, p = batch_of(model, seed), params_of(model)
@@ -118,5 +120,7 @@ def test_bcm_keeps_its_threshold():
         y = batch["x"] @ weight.T
         wanted = plastic("bcm", batch["x"], weight, y, theta)
         theta = 0.99 * theta + 0.01 * (y**2).mean(0)
-        torch.testing.assert_close(gradients(model, batch)["a.h.linear.weight"], wanted, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            gradients(model, batch)["a.h.linear.weight"], wanted, rtol=1e-10, atol=1e-12
+        )
         torch.testing.assert_close(model.get_buffer("a.h.linear.threshold"), theta)

@@ -83,7 +83,9 @@ def test_a_synthetic_gradient_that_is_true_is_backprop(bootstrap):
     w = weights(model)
     bias = {task: model.get_parameter(f"{name}.linear.bias").detach() for task, name in
             (("b", "b.h"), ("c", "c.h"), ("d", "d.out"))}  # fmt: skip
-    predictors = sorted(n for n, _ in model.named_parameters() if n not in dict(linear_net("backprop").named_parameters()))
+    predictors = sorted(
+        n for n, _ in model.named_parameters() if n not in dict(linear_net("backprop").named_parameters())
+    )
     above = {"a": ["b", "c", "d"], "b": ["c", "d"], "c": ["d"]}
     with torch.no_grad():
         for task, tasks in above.items():
@@ -161,7 +163,9 @@ outputs:
     value = batch["x"]
     for k, layer in enumerate(layers):
         value = F.linear(value if k == 0 else torch.tanh(value), p[f"{layer}.weight"], p[f"{layer}.bias"])
-    wanted = dict(zip(p, torch.autograd.grad(F.cross_entropy(value, batch["y"]), list(p.values())), strict=True))
+    wanted = dict(
+        zip(p, torch.autograd.grad(F.cross_entropy(value, batch["y"]), list(p.values())), strict=True)
+    )
     assert_same(local, wanted, 1e-12)
     assert_same(whole, wanted, 1e-12)
 

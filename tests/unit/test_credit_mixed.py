@@ -7,7 +7,17 @@ import torch
 import torch.nn.functional as F
 
 import r2d2c
-from tests.unit.credit_oracle import CHAIN, CONV, DAG, Net, assert_same, batch_of, gradients, learned, params_of
+from tests.unit.credit_oracle import (
+    CHAIN,
+    CONV,
+    SEQUENCE,
+    Net,
+    assert_same,
+    batch_of,
+    gradients,
+    learned,
+    params_of,
+)
 from tests.unit.credit_rules import Backprop, Direct, Feedback, Local, Synthetic, Target
 
 B, L = Backprop(), Local()
@@ -54,7 +64,8 @@ def test_rules_mix(credits):
     model = CHAIN.model("backprop", links_of(credits))
     p, batch = params_of(model), batch_of(model)
     rules = {
-        (u, v): rule_of(c, p, v) for (u, v), c in zip((("a", "b"), ("b", "c"), ("c", "d")), credits, strict=True)
+        (u, v): rule_of(c, p, v)
+        for (u, v), c in zip((("a", "b"), ("b", "c"), ("c", "d")), credits, strict=True)
     }
     assert_same(gradients(model, batch), learned(CHAIN, p, batch, rules))
 
@@ -73,24 +84,26 @@ def test_hebbian_layers_below_backprop():
 
 
 def with_blocks(net: Net, blocks: str, credit: str) -> Net:
-    return Net(net.text.replace("credit: CREDIT", f"blocks:\n{blocks}\ncredit: {credit}"), net.tasks, net.losses)
+    return Net(
+        net.text.replace("credit: CREDIT", f"blocks:\n{blocks}\ncredit: {credit}"), net.tasks, net.losses
+    )
 
 
 GUESS = """  guess(h, y):
     body: return concat(h, one_hot(y, C)) |> linear(6, name=in) |> tanh |> linear(4, name=out)"""
-HEAD_AND_TOP = ("links:\n  a.h -> b: {credit: \"synthetic(labels=y, predictor=guess, bootstrap=BOOT)\"}\n"
-                "  b.h -> c: {credit: local}\n  c.h -> d: {credit: backprop}")  # fmt: skip
+OWN = {f"{k}.linear" for k in ("a.h", "b.h", "c.h", "d.logits")} | {"c.two"}
 
 
-def block_layers(model, start: str) -> list[str]:
+def block_layers(model) -> list[str]:
+    """The layers of predictors and inverses."""
     names = [n.removesuffix(".weight") for n, _ in model.named_parameters() if n.endswith(".weight")]
-    return [n for n in names if n not in {layer for k in ("a.h", "b.h", "c.h", "d.logits") for layer in (f"{k}.linear", "c.two")} and start in n]
+    return [name for name in names if name not in OWN]
 
 
 def test_a_predictor_of_ones_own_sees_the_label():
     net = with_blocks(CHAIN, GUESS, "backprop")
     model = net.model("", 'links:\n  a.h -> b: {credit: "synthetic(labels=y, predictor=guess)"}')
-    inner, outer = block_layers(model, "")
+    inner, outer = block_layers(model)
     p, batch = params_of(model), batch_of(model)
 
     def guess(run, h):
@@ -105,7 +118,7 @@ def test_an_inverse_of_ones_own():
     block = "  back(v):\n    body: return v |> linear(7, name=in) |> tanh |> linear(4, name=out)"
     net = with_blocks(CHAIN, block, "backprop")
     model = net.model("", 'links:\n  a.h -> b: {credit: "target(inverse=back, noise=0)"}')
-    inner, outer = block_layers(model, "")
+    inner, outer = block_layers(model)
     p, batch = params_of(model), batch_of(model)
 
     def inverse(run, u, value):
@@ -119,13 +132,35 @@ def test_a_convolution_as_the_inverse():
     block = "  back(v):\n    body: return v |> conv_transpose2d(3, 4, stride=2)"
     net = with_blocks(CONV, block, "backprop")
     model = net.model("", 'links:\n  a.h -> b: {credit: "target(inverse=back, noise=0)"}')
-    (name,) = [n.removesuffix(".weight") for n, _ in model.named_parameters() if "back" in n and "weight" in n]
+    (name,) = [
+        n.removesuffix(".weight") for n, _ in model.named_parameters() if "back" in n and "weight" in n
+    ]
     p, batch = params_of(model), batch_of(model)
 
     def inverse(run, u, value):
-        return F.conv_transpose2d(value, run.p.tensors[f"{name}.weight"], run.p.tensors[f"{name}.bias"], stride=2)
+        return F.conv_transpose2d(
+            value, run.p.tensors[f"{name}.weight"], run.p.tensors[f"{name}.bias"], stride=2
+        )
 
     rules = {("a", "b"): Target(inverse=inverse), ("b", "c"): B, ("c", "d"): B}
+    assert_same(gradients(model, batch), learned(net, p, batch, rules))
+
+
+def test_sequences_of_unknown_length_with_blocks_of_ones_own():
+    blocks = "  guess(h):\n    body: return linear(h, 4)\n  back(v):\n    body: return linear(v, 6)"
+    net = with_blocks(SEQUENCE, blocks, "backprop")
+    links = 'links:\n  a.h -> b: {credit: synthetic(predictor=guess)}\n  b.h -> c: {credit: "target(inverse=back, noise=0)"}'
+    model = net.model("", links)
+    p, batch = params_of(model), batch_of(model)
+    assert batch["x"].shape == (5, 7, 5)
+    own = {f"{k}.linear" for k in ("a.h", "b.h", "c.h", "d.out")}
+    extra = [n.removesuffix(".weight") for n in p.tensors if n.endswith(".weight")]
+    predictor, inverse = sorted((n for n in extra if n not in own), key=lambda n: len(p.tensors[f"{n}.bias"]))
+    rules = {
+        ("a", "b"): Synthetic(predictor=lambda run, h: run.p.linear(predictor, h)),
+        ("b", "c"): Target(inverse=lambda run, u, value: run.p.linear(inverse, value)),
+        ("c", "d"): B,
+    }
     assert_same(gradients(model, batch), learned(net, p, batch, rules))
 
 
@@ -209,7 +244,16 @@ SPLIT = {  # the same as two tasks
     "      g = x": "  e:\n    behavior: |\n      g = x",
     "a.g": "e.g",
 }
-OFTEN = ["feedback", "direct", "synthetic(labels=y)", "target(noise=0)", "alternate", "predictive(steps=3)", "equilibrium", "hebbian"]
+OFTEN = [
+    "feedback",
+    "direct",
+    "synthetic(labels=y)",
+    "target(noise=0)",
+    "alternate",
+    "predictive(steps=3)",
+    "equilibrium",
+    "hebbian",
+]
 
 
 @pytest.mark.parametrize("credit", OFTEN)
@@ -223,7 +267,12 @@ def test_two_values_of_a_task_are_as_two_tasks(credit):
     rule = credit.partition("(")[0]
 
     def renamed(name: str) -> str:
-        return name.replace("e.g.", "a.g.").replace(f"e.{rule}.", f"a.{rule}.g.").replace(f"a.{rule}.", f"a.{rule}.h.").replace(f"a.{rule}.h.g.", f"a.{rule}.g.")
+        return (
+            name.replace("e.g.", "a.g.")
+            .replace(f"e.{rule}.", f"a.{rule}.g.")
+            .replace(f"a.{rule}.", f"a.{rule}.h.")
+            .replace(f"a.{rule}.h.g.", f"a.{rule}.g.")
+        )
 
     state = {renamed(name): tensor for name, tensor in two.state_dict().items()}
     assert state.keys() == one.state_dict().keys()

@@ -95,6 +95,71 @@ def test_the_plugin_page_is_a_plugin(tmp_path: Path) -> None:
     r2d2c.export(model, tmp_path / "m.onnx")
 
 
+CREDIT = (ROOT / "docs/credit.md").read_text("utf-8")
+
+
+def test_the_credit_page_shows_the_examples() -> None:
+    shown = blocks(CREDIT, "python")[:2]
+    assert shown == [
+        (ROOT / f"examples/credit/{name}.py").read_text("utf-8")
+        for name in ("direct_random_target", "forward_gradient")
+    ]
+
+
+def test_the_rules_of_the_credit_page_are_a_plugin(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("\n".join(blocks(CREDIT, "python")[2:]), "utf-8")
+    text = """r2d2c: 1
+inputs:
+  x: f32[B, 6]
+targets:
+  y: i64[B]
+tasks:
+  t1:
+    behavior: h = x |> linear(4) |> tanh
+  out:
+    behavior: logits = linear(t1.h, 3)
+    distance: cross_entropy(logits, y)
+credit: transport
+outputs:
+  logits: out.logits
+"""
+    mine = tmp_path / "mine.py"
+    same, usual = (
+        r2d2c.compile(r2d2c.loads(text, plugins=[mine], credit=c)) for c in ("transport", "backprop")
+    )
+    batch = random_batch(same.graph)
+    same.learn(**batch)
+    usual.learn(**batch)
+    for (name, one), (_, other) in zip(same.named_parameters(), usual.named_parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None and one.grad.allclose(other.grad), name
+    learned = r2d2c.compile(r2d2c.loads(text, plugins=[mine], credit="learned_direct(rate=2)"))
+    assert set(learned.learn(**batch).losses) == {"out", "t1.learned_direct"}
+    wiring = learned.wiring()
+    assert wiring["t1.learned_direct"]["t1.learned_direct.B"] == "gradient"
+    assert wiring["out"]["t1.h.linear.weight"] == "rule:learned_direct"
+
+
+def test_the_credit_page_has_every_rule_option_block_and_method() -> None:
+    from r2d2c.credit import record
+    from r2d2c.credit.options import call, options
+    from r2d2c.credit.registry import BUILTIN
+
+    for rule in BUILTIN:
+        assert f"\n### {rule.name}\n" in CREDIT
+        usage = call(rule)
+        if options(rule) and len(usage) < 80:
+            assert f"`{usage}`" in CREDIT, usage
+    for block in re.findall(
+        r"^  (\w+_error\(.*\)): \|$", (ROOT / "specs/std/heads.yaml").read_text(), re.MULTILINE
+    ):
+        assert f"`{block}`" in CREDIT, block
+    tables = CREDIT.partition("### What there is to build with")[2]
+    for protocol in (record.Builder, record.Attaching, record.Edge, record.Network, record.Layers):
+        for name in vars(protocol):
+            if not name.startswith("_"):
+                assert re.search(rf"`{name}\b", tables), f"{protocol.__name__}.{name}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text("utf-8")

@@ -24,7 +24,7 @@ outputs:
   logits: three.logits
 """
 RULES = (
-    "backprop", "feedback", "feedback(variant=sign)", "direct", "synthetic", "synthetic(labels=y, bootstrap=false)",
+    "backprop", "feedback", "feedback(variant=sign)", "direct", "direct(recompute=true)", "synthetic", "synthetic(labels=y, bootstrap=false)",
     "target", "target(difference=false)", "alternate", "predictive", "predictive(fixed=true)", "equilibrium",
     "equilibrium(symmetric=false)",
 )  # fmt: skip

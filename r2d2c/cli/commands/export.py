@@ -88,6 +88,7 @@ def write_onnx(
 
 def _load_parameters(model: Model, folder: Path, which: Literal["best", "last"]) -> None:
     from r2d2c.train.run_folder import RunFolder
+    from r2d2c.train.weights import load_weights
 
     run = RunFolder.open(folder)
-    model.load_state_dict(run.load(which if run.has(which) else "last").model)
+    load_weights(model, run.load(which if run.has(which) else "last").model)

@@ -58,7 +58,8 @@ def command(
         if stage == "training":
             drawn = picture_of_nodes(training, graph.storage)
         else:
-            trained = {name: row for name, row in training.storage.items() if row.kind == "param"}
+            every = {**graph.storage, **training.storage}
+            trained = {name: row for name, row in every.items() if row.kind == "param"}
             losses = {**graph.losses, **training.losses}
             drawn = picture(graph, known, wiring(training, checked.ops, losses, trained), training)
     write_result(out, to_dot(drawn) if form == "dot" else to_mermaid(drawn))

@@ -49,6 +49,7 @@ def command(
 
     graph, known = checked.graph, rules(checked.rules)
     training = training_graph(graph, checked.ops, known)
+    training = training.with_(storage={**graph.storage, **training.storage})
     trained = {name: row for name, row in training.storage.items() if row.kind == "param"}
     matrix = wiring(training, checked.ops, {**graph.losses, **training.losses}, trained)
     dropped = _dropped(checked)
