@@ -22,8 +22,8 @@ BOXES = {
     "spec": (0.0, 2.0, "spec.yaml", "20 to 40 lines", TEXT),
     "syntax": (2.6, 2.0, "syntax", "YAML, expressions,\nspans", TEXT),
     "resolved": (5.2, 2.0, "resolved graph", "names, blocks,\nparameters as values", GRAPH),
-    "typed": (7.8, 2.0, "typed graph", "dims unified,\nverified", GRAPH),
-    "training": (10.7, 3.1, "training graph", "credit, losses, vjp,\nvisits", LEARN),
+    "typed": (7.8, 2.0, "typed graph", "dims unified,\nrewritten, verified", GRAPH),
+    "training": (10.7, 3.1, "training graph", "attach, rewire,\ndifferentiate, visits", LEARN),
     "inference": (10.7, 0.9, "inference graph", "no target, loss\nor representative", USE),
     "visits": (13.3, 3.1, "fx, by visit", "readable code,\nspans kept", LEARN),
     "fx": (13.3, 0.9, "fx", "readable code,\nspans kept", USE),
@@ -46,7 +46,7 @@ ABOVE = {"spec": "diagnostics", "syntax": "E0xx  E1xx", "resolved": "E2xx", "typ
 # title, from x, to x, y, the boxes it is used by
 RECORDS = [
     ("op records: signature, shape, storage, lowering, ONNX form", 5.2, 9.8, 0.25, ("resolved", "typed")),
-    ("credit records: what a link lets back", 10.7, 15.3, 4.35, ("training",)),
+    ("credit records: what a link lets back, δ, storage, losses", 10.7, 15.3, 4.35, ("training",)),
 ]
 
 

@@ -11,6 +11,7 @@ from r2d2c.types import TensorType
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 PLASTIC = ("linear", *_CONVOLUTIONS)
 DECAY = 0.99
+USUAL_BATCH = 128
 
 
 def _layers(net: Layers) -> None:
@@ -31,9 +32,12 @@ def _change(net: Layers, link: Link, node: Node, parameter: str) -> None:
     variant, rate = net.option(link, "variant"), net.option(link, "rate")
     y = net.stop(Value(node.id))
     post = _bcm(net, y, parameter) if variant == "bcm" else y
-    change = _correlation(net, node, post)
-    if variant == "oja":
-        change = net.node("sub", change, _decay(net, y, net.stop(weight)), name="change")
+    if variant == "oja" and _apart_is_cheaper(net, node):
+        change = _products(net, y, _apart(net, node, y), "change")
+    else:
+        change = _correlation(net, node, post)
+        if variant == "oja":
+            change = net.node("sub", change, _decay(net, y, net.stop(weight)), name="change")
     if rate != 1.0:
         change = net.node("mul", change, net.number(rate), name="change")
     net.plastic(parameter, change)
@@ -73,6 +77,26 @@ def _products(net: Layers, post: Value, pre: Value, name: str) -> Value:
     across = net.node("transpose", rows if whole else _mean(net, rows, rows), name="post", a=0, b=1)
     made = net.node("matmul", across, _rows(net, pre), name=name)
     return _mean(net, made, rows) if whole else made
+
+
+def _apart_is_cheaper(net: Layers, node: Node) -> bool:
+    """Whether y (x − yᵀW)ᵀ, two products with the batch, costs less than y xᵀ − (y yᵀ) W."""
+    weight = node.inputs[1]
+    assert weight is not None
+    units, width = net.type(weight).dims[:2]
+    if node.op in _CONVOLUTIONS or net.type(Value(node.id)).rank > 2:
+        return False  # many rows
+    return (
+        isinstance(units, int) and isinstance(width, int) and units * width >= USUAL_BATCH * (width - units)
+    )
+
+
+def _apart(net: Layers, node: Node, y: Value) -> Value:
+    """What of x the units do not give back, x − Wᵀy."""
+    x, weight = node.inputs[:2]
+    assert x is not None and weight is not None
+    back = net.node("matmul", y, net.stop(weight), name="back")
+    return net.node("sub", net.stop(x), back, name="apart")
 
 
 def _decay(net: Layers, y: Value, weight: Value) -> Value:

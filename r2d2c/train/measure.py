@@ -69,7 +69,9 @@ class Sums:
     def load(self, state: Mapping[str, object]) -> None:
         self.total.copy_(torch.tensor(state["total"], dtype=self._kind))
         self.samples = int(str(state["samples"]))
-        self._missed |= state.get("missed", {})
+        missed = state.get("missed")
+        if isinstance(missed, dict):
+            self._missed |= missed
 
 
 def size_of(batch: Batch) -> int:

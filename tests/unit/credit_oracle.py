@@ -31,27 +31,18 @@ class Params:
     back: dict[str, Tensor] = field(default_factory=dict)
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        bias = self.tensors.get(f"{name}.bias")
-        out = F.linear(x, self.tensors[f"{name}.weight"], bias)
-        return self._through(
-            name, out, x, lambda w: F.linear(x.detach(), self.tensors[f"{name}.weight"], bias), F.linear
-        )
+        return self._layer(name, x, F.linear)
 
     def conv(self, name: str, x: Tensor, **geometry: Any) -> Tensor:
-        bias, weight = self.tensors.get(f"{name}.bias"), self.tensors[f"{name}.weight"]
+        return self._layer(name, x, lambda x, w, b: F.conv2d(x, w, b, **geometry))
 
-        def plain(x: Tensor, w: Tensor) -> Tensor:
-            return F.conv2d(x, w, None, **geometry)
-
-        out = F.conv2d(x, weight, bias, **geometry)
-        return self._through(name, out, x, lambda w: F.conv2d(x.detach(), weight, bias, **geometry), plain)
-
-    def _through(self, name: str, out: Tensor, x: Tensor, still: Any, product: Any) -> Tensor:
-        """The same numbers; the gradient of x goes through another weight, if there is one."""
+    def _layer(self, name: str, x: Tensor, product: Callable[..., Tensor]) -> Tensor:
+        """Where there is a matrix for the way back, the same numbers, and the gradient of x goes through that."""
+        weight, bias = self.tensors[f"{name}.weight"], self.tensors.get(f"{name}.bias")
         if name not in self.back:
-            return out
-        detour = product(x, self.back[name])
-        return still(None) + detour - detour.detach()
+            return product(x, weight, bias)
+        detour = product(x, self.back[name], None)
+        return product(x.detach(), weight, bias) + detour - detour.detach()
 
 
 Task = tuple[tuple[str, ...], Callable[..., Tensor]]

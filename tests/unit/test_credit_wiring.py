@@ -127,7 +127,7 @@ def test_the_wiring_is_proven(credit, shape):
 
 @pytest.mark.parametrize("credit", WIRING)
 def test_a_false_wiring_is_found_out(credit):
-    """Every single entry, turned around, makes the proof fail there and nowhere else."""
+    """An entry turned around makes the proof fail there and nowhere else."""
     model = three(credit)
     true = model.wiring()
     proof = prove(model)
