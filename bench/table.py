@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -42,6 +42,28 @@ END = "the same stack end to end"
 STEP = "forward, loss, backward, fused Adam"
 HAND = "the same fx GraphModule by hand"
 TORCH = "`python -c 'import torch'`"
+NETS = {"4x256": "MLP 4×256", "2x800": "MLP 2×800", "conv": "convolutions", "8x1024": "MLP 8×1024"}
+SMALL, WIDE = ("4x256", "2x800", "conv"), "8x1024"
+
+
+def _credit() -> Iterator[Benchmark]:
+    """Every credit rule against the same by hand, and those that should be cheaper than backprop against it."""
+    for rule in ("feedback", "direct", "synthetic", "target", "goodness", "hebbian"):
+        for net in SMALL:
+            name = f"step with `{rule}`, {NETS[net]}"
+            yield Benchmark(name, "the same rule by hand", "credit.hand", {"net": net, "rule": rule}, 1.05)
+    # Where a network is small, what is no product of matrices takes most of what no backward through the layers saves.
+    for rule, shown, target, held in (
+        ("feedback", "feedback", 1.05, (*SMALL, WIDE)),
+        ("direct", "direct", 0.9, ("conv", WIDE)),
+        ("goodness, by labels", "goodness(infer=labels)", 0.9, (WIDE,)),
+        ("direct, recomputed", "direct(recompute=true)", None, ()),
+    ):
+        for net in NETS if held else (WIDE,):
+            name = f"`{shown}` beside backprop, {NETS[net]}"
+            arguments, bound = {"net": net, "rule": rule}, target if net in held else None
+            yield Benchmark(name, "a step of backprop, ours too", "credit.backprop", arguments, bound)
+
 
 BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark("inference of an MLP, width 16", MODULE, "mlp.inference", {"width": 16, "size": 32}, 0.90),
@@ -81,7 +103,22 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         {"shallow": 8, "deep": 32},
         1.1,
     ),
+    Benchmark(
+        "peak memory with `direct(recompute=true)`, 32 layers",
+        "8 layers",
+        "memory.depth",
+        {"shallow": 8, "deep": 32, "kind": "direct, recomputed"},
+        1.1,
+    ),
+    Benchmark(
+        "peak memory with `goodness`, 32 layers",
+        "8 layers",
+        "memory.depth",
+        {"shallow": 8, "deep": 32, "kind": "goodness"},
+        1.1,
+    ),
     Benchmark("peak memory with local losses, end to end", END, "memory.end_to_end", {"layers": 32}, 0.5),
+    *_credit(),
     Benchmark(
         "optimizer step of 1,000 small tasks",
         "one fused Adam over all parameters",

@@ -170,6 +170,7 @@ class Loss:
     rule: the credit rule that added it. every: it trains in every ``every``-th learning pass.
     trains: the value that is differentiated, where that is not the one that is shown, and through: the credit rule
     that says so. again: further evaluations of it, at other values of the tasks below.
+    closed: a value h of a task and δ = weight·∂loss/∂h, where a rule knows it in closed form: the backward starts there.
     """
 
     name: str
@@ -182,20 +183,25 @@ class Loss:
     trains: Value | None = None
     through: str | None = None
     again: tuple[Value, ...] = ()
+    closed: tuple[Value, Value] | None = None
 
     @property
     def evaluations(self) -> tuple[Value, ...]:
-        """Every value that is this loss, or is made of it alone."""
-        return (self.value, *self.again) if self.trains is None else (self.value, self.trains, *self.again)
+        """Every value that is this loss, or is made of it alone: its gradient in closed form is, too."""
+        trains = () if self.trains is None else (self.trains,)
+        return (self.value, *trains, *self.again, *(() if self.closed is None else self.closed[1:]))
 
     def mapped(self, to: Callable[[Value], Value]) -> Loss:
         """The same loss in a graph whose values are named otherwise."""
         trains = None if self.trains is None else to(self.trains)
-        return replace(self, value=to(self.value), trains=trains, again=tuple(map(to, self.again)))
+        closed = None if self.closed is None else (to(self.closed[0]), to(self.closed[1]))
+        again = tuple(map(to, self.again))
+        return replace(self, value=to(self.value), trains=trains, again=again, closed=closed)
 
     @property
     def root(self) -> Value:
-        return self.trains or self.value
+        """What the backward starts at."""
+        return self.closed[0] if self.closed is not None else self.trains or self.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,9 @@ class _Printer:
         owner += f", every {loss.every} passes" if loss.every > 1 else ""
         if loss.trains is not None:
             owner += f", trains by {self._value(loss.trains)}"
+        if loss.closed is not None:
+            h, delta = map(self._value, loss.closed)
+            owner += f", trains by the signal {delta} at {h}"
         return f"  {name}:", f"{weight}{self._value(loss.value)}", owner, f"# {place(loss.origin)}"
 
     def _link(self, position: int) -> tuple[str, ...]:

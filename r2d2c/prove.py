@@ -113,7 +113,7 @@ def _with_probes(graph: Graph) -> Graph:
 
     for name, loss in graph.losses.items():
         # What is made of evaluations, a mean of two say, is scaled through them.
-        for value in {loss.value, *(loss.again or (loss.root,))}:
+        for value in {loss.value, *(loss.again or loss.evaluations)}:
             changed[value] = scale(name, value)
     nodes = [_probed(node, changed, scale) for node in graph.body.nodes]
     losses = {name: loss.mapped(lambda v: changed.get(v, v)) for name, loss in graph.losses.items()}

@@ -96,9 +96,9 @@ class _Root(NamedTuple):
 
 def _roots(graph: Graph) -> list[_Root]:
     """What a learning pass starts from, each once: all else follows from it."""
-    losses = {loss.root: loss for loss in graph.losses.values()}
+    losses = {loss.root: loss.closed[1] if loss.closed else loss.weight for loss in graph.losses.values()}
     taught = {n.inputs[0] for n in graph.body.nodes if n.op == "leaf" and not n.attrs.get("cut")}
-    found: dict[object, _Root] = {value: _Root(value, loss.weight) for value, loss in losses.items()}
+    found: dict[object, _Root] = {value: _Root(value, delta) for value, delta in losses.items()}
     for node in graph.body.nodes:
         if node.op != "vjp" or not node.attrs["params"]:
             continue

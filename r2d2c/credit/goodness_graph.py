@@ -48,7 +48,7 @@ class Goodness:
     def _measure(self, layer: Layer) -> None:
         """The goodness of a value, and the value as the task above reads it."""
         body = self.edit.reopen(layer.task, layer.link.credit.origin or layer.link.origin)
-        h = body.region.outputs[layer.value.port].value
+        h = body.stop(body.region.outputs[layer.value.port].value, f"{layer.name}.stop")
         axes = tuple(range(1, body.type(h).rank))
         count = product(body.type(h).dims[1:])
         if isinstance(count, int):
@@ -59,12 +59,11 @@ class Goodness:
         else:
             square = body.node("square", h, name=f"{layer.name}.square")
             goodness = body.node("mean", square, name=f"{layer.name}.goodness", axes=axes)
-        size = body.stop(goodness, f"{layer.name}.size")
-        size = body.node("add", size, body.number(EPSILON), name=f"{layer.name}.add")
+        size = body.node("add", goodness, body.number(EPSILON), name=f"{layer.name}.add")
         size = body.node("rsqrt", size, name=f"{layer.name}.scale")
         for axis in axes:
             size = body.node("unsqueeze", size, name=f"{layer.name}.unsqueeze", axis=axis)
-        normal = body.node("mul", body.stop(h, f"{layer.name}.stop"), size, name=f"{layer.name}.normal")
+        normal = body.node("mul", h, size, name=f"{layer.name}.normal")
         ports = body.output(f"{layer.name}.goodness", goodness), body.output(f"{layer.name}.normal", normal)
         self.ports[layer.value] = ports
         body.finish()
@@ -234,23 +233,48 @@ class Goodness:
 
     # -- losses
     def _losses(self, values: Mapping[Value, Value], sign: Value) -> dict[str, Loss]:
-        """softplus(k(θ − g)) for positive samples, softplus(k(g − θ)) for negative ones; k is in the sign."""
+        """softplus(k(θ − g)) for positive samples, softplus(k(g − θ)) for negative ones; k is in the sign.
+
+        With s = ±k, n features and R rows, δ = ∂loss/∂h = −(4s / nR) σ(s(θ − g)) h for each row: nothing has to be
+        recorded of g or of the loss for a backward, which only goes through what made h.
+        """
         found: dict[str, Loss] = {}
+        slopes: dict[str, Value] = {}
         for layer in self.plan.layers:
-            goodness = values[Value(layer.task, self.ports[layer.value][0])]
+            h, goodness = values[layer.value], values[Value(layer.task, self.ports[layer.value][0])]
             name = f"{layer.task}.goodness"
             if name in found:
                 name = f"{layer.task}.{layer.name}.goodness"
             origin = layer.link.credit.origin
+            features = product(self.edit.types[h].dims[1:])
+            if str(features) not in slopes:
+                slopes[str(features)] = self._slope(sign, features)
+            slope = slopes[str(features)]
             body = self.edit.body(f"{name}.loss", "loss", origin)
-            g = body.input("goodness", self.edit.types[goodness])
-            s = body.input("sign", self.edit.types[sign])
+            x, g, s, by = (
+                body.input(label, self.edit.types[value])
+                for label, value in (("h", h), ("goodness", goodness), ("sign", sign), ("slope", slope))
+            )
             margin = body.node("mul", s, body.node("sub", body.number(layer.threshold), g), name="margin")
             cost = body.node("mean", body.node("softplus", margin), name="mean")
             body.output(name, body.node("mul", cost, body.number(2.0), name="loss"))
-            (value,) = self.edit.call(body.finish(), [goodness, sign], origin=origin)
-            found[name] = Loss(name, value, 1.0, layer.task, origin, "goodness")
+            by = body.node("mul", body.node("sigmoid", margin), by, name="by")
+            for axis in range(1, body.type(x).rank):
+                by = body.node("unsqueeze", by, axis=axis)
+            body.output("delta", body.node("mul", body.stop(x), by, name="delta"))
+            value, delta = self.edit.call(body.finish(), [h, goodness, sign, slope], origin=origin)
+            found[name] = Loss(name, value, 1.0, layer.task, origin, "goodness", closed=(h, delta))
         return found
+
+    def _slope(self, sign: Value, features: DimLike) -> Value:
+        """−4s / nR, the same for all layers with as many features."""
+        body = self.edit.body("goodness.slope", "credit", self.origin)
+        s = body.input("sign", self.edit.types[sign])
+        rows = self.edit.types[sign].dims[0]
+        scaled = body.node("mul", s, body.number(-4.0))
+        body.output("slope", body.node("div", scaled, body.size(features * rows), name="slope"))
+        (value,) = self.edit.call(body.finish(), [sign], origin=self.origin)
+        return value
 
     def _train(self, answer: Value | None, own: bool = False) -> dict[str, Loss]:
         if answer is not None:

@@ -109,7 +109,7 @@ class Attaching(Builder, Protocol):
         """Run a task's behavior again, with other values in place of some that it reads while it learns."""
 
     def errors(self) -> Sequence[tuple[Value, Value]]:
-        """(output, ∂L/∂output) of every output that a loss at the end of the graph reads. Not in ``attach``."""
+        """(output, ∂L/∂output) of every output above that a loss at the end of the graph reads. Not in ``attach``."""
 
     def error(self, value: Value) -> Value:
         """∂L/∂value of a task's value, from all that reads it; it goes on training the task. Not in ``attach``."""

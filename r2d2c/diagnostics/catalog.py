@@ -14,5 +14,7 @@ from r2d2c.diagnostics.codes_tasks import TASKS
 from r2d2c.diagnostics.entry import Entry
 
 CATALOG: dict[str, Entry] = {
-    entry.code: entry for table in (FILE, SYNTAX, NAMES, SHAPES, TASKS, GOODNESS, RULES, DATA, EXPORT) for entry in table
+    entry.code: entry
+    for table in (FILE, SYNTAX, NAMES, SHAPES, TASKS, GOODNESS, RULES, DATA, EXPORT)
+    for entry in table
 }

@@ -198,17 +198,6 @@ The run was started with other versions, another device or another number of thr
 but sums may be taken in another order, so it need not equal an uninterrupted run bit for bit.""",
     ),
     Entry(
-        "E526",
-        "checkpoint without the fixed matrices of a credit rule",
-        """\
-`feedback` and `direct` send δ back through fixed random matrices B. They are drawn from the run's seed and saved in
-its checkpoints, and the weights of the run have learned with them. So a file of weights without them, or with some of
-another shape, cannot stand for the run: with other B, what was learned would be taught by other signals.
-
-    r2d2c train spec.yaml --credit feedback --out runs/feedback
-    r2d2c train --resume runs/feedback         # B comes from its checkpoint""",
-    ),
-    Entry(
         "E530",
         "unknown optimizer",
         """\

@@ -1,4 +1,4 @@
-"""Diagnostics 490–499: where the built-in credit rules cannot stand."""
+"""Diagnostics 490–499: where the built-in credit rules cannot stand; 526: what they keep in a checkpoint."""
 
 from __future__ import annotations
 
@@ -131,5 +131,16 @@ function. `dropout` and `noise` draw other numbers each time, so that what it le
     classify:
       behavior: logits = encode.h |> dropout(0.2) |> linear(10)
       behavior: logits = encode.h |> linear(10)""",
+    ),
+    Entry(
+        "E526",
+        "checkpoint without the fixed matrices of a credit rule",
+        """\
+`feedback` and `direct` send δ back through fixed random matrices B. They are drawn from the run's seed and saved in
+its checkpoints, and the weights of the run have learned with them. So a file of weights without them, or with some of
+another shape, cannot stand for the run: with other B, what was learned would be taught by other signals.
+
+    r2d2c train spec.yaml --credit feedback --out runs/feedback
+    r2d2c train --resume runs/feedback         # B comes from its checkpoint""",
     ),
 )

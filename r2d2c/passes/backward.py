@@ -74,8 +74,9 @@ class Backward:
     # -- what learning starts from
     def _losses(self) -> Iterable[Root]:
         for name, loss in self.graph.losses.items():
-            shown = (loss.value,) if loss.trains is not None else ()
-            yield Root(name, loss.root, loss.weight, self.reach.cone([loss.root]), True, shown)
+            shown = (loss.value,) if loss.root != loss.value else ()
+            cotangent = loss.weight if loss.closed is None else loss.closed[1]
+            yield Root(name, loss.root, cotangent, self.reach.cone([loss.root]), True, shown)
 
     def _signals(self) -> Iterable[Root]:
         for node in self.graph.body.nodes:

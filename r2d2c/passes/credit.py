@@ -248,20 +248,34 @@ class AttachCredit(GraphBuilder):
         node = Node(self.unique(f"{region}.call"), "call", tuple(values), {"region": region}, outputs, origin)
         return self._append(node, types)[0]
 
-    def errors(self) -> list[tuple[Value, Value]]:
-        """Every output that a loss at the end of the graph reads, and ∂L/∂output."""
+    def errors(self, below: str | None = None) -> list[tuple[Value, Value]]:
+        """Every output that a loss at the end of the graph reads, and ∂L/∂output; of one task only those above it."""
         ends = output_tasks(self.graph)
         losses = {
-            loss.value.node for loss in self.losses.values() if loss.owner in ends and loss.rule is None
+            loss.value.node
+            for loss in self.losses.values()
+            if (loss.owner is None or loss.owner in ends) and loss.rule is None
         }
         read = [v for node in self.nodes if node.id in losses for v in node.inputs if v is not None]
         whole = {leaf: value for value, (leaf, _) in self._errors.items()}
+        above = ends if below is None else ends & self._above(below)
         outputs = dict.fromkeys(whole.get(value, value) for value in read)
         return [
             (value, self.error(value))
             for value in outputs
-            if value.node in self.graph.tasks and self.types[value].floating
+            if value.node in above and self.types[value].floating
         ]
+
+    def _above(self, task: str) -> set[str]:
+        """The tasks that a task's values go to, directly or through others."""
+        found: set[str] = set()
+        stack = [task]
+        while stack:
+            name = stack.pop()
+            more = {link.target for link in self.graph.links if link.source_task == name} - found
+            found |= more
+            stack.extend(more)
+        return found
 
     def error(self, value: Value) -> Value:
         """Cut a task's value off what reads it: ∂L/∂value becomes a value, which then trains the task."""
@@ -272,6 +286,7 @@ class AttachCredit(GraphBuilder):
                 if node.op not in (*_APART, "signal") and value in node.inputs:
                     inputs = tuple(leaf if v == value else v for v in node.inputs)
                     self.nodes[number] = replace(node, inputs=inputs)
+            self._close_at(value, leaf)
             error = self.add(f"{name}.error", "gradient", (leaf,), {})
             self.signal(value, error, f"{name}.error", None, self.origin(value))
             self._errors[value] = leaf, error
@@ -285,12 +300,19 @@ class AttachCredit(GraphBuilder):
             self._deltas[value] = leaf, self.add(f"{name}.taught.delta", "gradient", (leaf,), {})
         return self._deltas[value][1]
 
+    def _close_at(self, value: Value, leaf: Value) -> None:
+        """Let losses whose gradient is known at ``value`` send it to the ``leaf`` that it was cut off with."""
+        for name, loss in self.losses.items():
+            if loss.closed is not None and loss.closed[0] == value:
+                self.losses[name] = replace(loss, closed=(leaf, loss.closed[1]))
+
     def _cut_for_deltas(self) -> None:
         for value, (leaf, delta) in self._deltas.items():
             for number, node in enumerate(self.nodes):
                 if node.op not in _APART and value in node.inputs:
                     inputs = tuple(leaf if v == value else v for v in node.inputs)
                     self.nodes[number] = replace(node, inputs=inputs)
+            self._close_at(value, leaf)
             self.signal(value, delta, delta.node, None, self.origin(value))
 
     def true_gradient(self, value: Value, origin: Span | None) -> Value:

@@ -125,6 +125,7 @@ class _Attaching(_Building):
         return self.pass_.call_again(task, instead, name or self.rule.name, self.origin)
 
     def errors(self) -> Sequence[tuple[Value, Value]]:
+        """For a network all, for an edge those above the lower task."""
         return self.pass_.errors()
 
     def error(self, value: Value) -> Value:
@@ -163,6 +164,9 @@ class AttachedEdge(_Attaching):
     @property
     def value(self) -> Value:
         return self.link.source
+
+    def errors(self) -> Sequence[tuple[Value, Value]]:
+        return self.pass_.errors(below=self.link.source_task)
 
     @property
     def feed(self) -> Value | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from r2d2c.credit.options import options
 from r2d2c.graph import Link, Loss, Node, Value
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Syntax
@@ -189,9 +190,16 @@ def _report_place(c: Context, place: str, names: list[str]) -> None:
             notes.append(f"no loss that `teach` of `{task}` names reaches it")
             fix = f"leave out `teach`, or name losses that read the representative of `{task}`"
         elif link is not None:
-            notes.append(f"the credit `{link.credit.rule}` lets nothing back from `{link.target}`")
-            also.append((link.origin or link.credit.origin, f"this link's credit is `{link.credit.rule}`"))
+            rule = link.credit.rule
+            notes.append(f"the credit `{rule}` lets nothing back from `{link.target}`")
+            also.append((link.origin or link.credit.origin, f"this link's credit is `{rule}`"))
             fix = f"give `{task}` a distance, or the link another credit, such as `backprop`"
+            if any(option.name == "steps" for option in options(c.rules[rule])):
+                # Values settle all at once, from the forward pass: what is above a link passes it one step later.
+                notes[-1] = (
+                    f"the credit `{rule}` brings back what is above by one link a step, and there are too few `steps`"
+                )
+                fix = "give it as many `steps` as there are links up to the loss"
         else:
             also.append((node.origin, f"no gradient passes `{node.op}`"))
     if task in c.dropped:

@@ -33,13 +33,16 @@ class Feedback(Sender):
 
 
 class Direct(Sender):
-    """Σ e·B over outputs, once for all links of a value."""
+    """Σ e·B over the outputs above, once for all links of a value."""
 
     def sends(self, run: Run, u: str, v: str) -> Tensor | None:
         if v != run.above(u, Direct)[0]:
             return None
         total = torch.zeros(())
-        for number, output in enumerate(self.options["outputs"]):
+        above = {u}
+        for _ in run.net.links:
+            above |= {w for v, w in run.net.links if v in above}
+        for number, output in enumerate(o for o in self.options["outputs"] if o in above):
             b = run.p.tensors[f"{u}.direct.B_{number}" if number else f"{u}.direct.B"]
             e, h = run.got[output], run.h[u]
             along = e @ b if self.options.get("along") else (e.flatten(1) @ b).reshape(h.shape)

@@ -23,7 +23,7 @@ READY = sorted([*SPECS.glob("tasks/*.yaml"), *SPECS.glob("baselines/*.yaml")])
 RULES = (
     "backprop", "local", "feedback", "feedback(variant=sign, own=true)", "direct", "synthetic",
     "synthetic(bootstrap=false, every=2)", "target", "target(difference=false)", "alternate(steps=2)",
-    "predictive(steps=2)", "predictive(fixed=true)", "equilibrium(steps=2)", "hebbian", "hebbian(variant=bcm)",
+    "predictive(steps=3)", "predictive(fixed=true)", "equilibrium(steps=3)", "hebbian", "hebbian(variant=bcm)",
 )  # fmt: skip
 HEAD = """
 r2d2c: 1

@@ -20,7 +20,7 @@ LAYERS = (
     ("r2d2c.verify", "r2d2c.passes", "r2d2c.wiring"),
     ("r2d2c.plugins", "r2d2c.printer", "r2d2c.syntax_printer"),
     ("r2d2c.driver",),
-    ("r2d2c.plan", "r2d2c.draw", "r2d2c.draw_text"),
+    ("r2d2c.plan", "r2d2c.draw", "r2d2c.draw_credit", "r2d2c.draw_text"),
     ("r2d2c.lower", "r2d2c.backend", "r2d2c.sampling"),
     ("r2d2c.model", "r2d2c.tracing", "r2d2c.prove", "r2d2c.emit", "r2d2c.api"),
     ("r2d2c.train",),

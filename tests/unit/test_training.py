@@ -183,7 +183,7 @@ def test_groups_join_small_visits_and_leave_large_ones() -> None:
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "nadam"])
 def test_early_steps_are_those_of_one_step_at_the_end(name: str, rates: dict[str, float]) -> None:
     record = next(record for record in OPTIMIZERS if record.name == name)
-    checked = r2d2c.load(SPECS / "tasks" / "four_task_chain.yaml", settings=["dims.H=256"])
+    checked = r2d2c.load(SPECS / "tasks" / "four_task_chain.yaml", settings=["dims.H=512"])
     results = []
     for early in (True, False):
         model = r2d2c.compile(checked)
