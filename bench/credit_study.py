@@ -3,7 +3,7 @@
     python -m bench.credit_study [--epochs 10] [--seeds 3] [--only NAME …] [--validation]
 
 Trains the specs of `specs/credit/` on the 60,000 images of Debian's package `dataset-fashion-mnist`, batches of 128, and
-writes `bench/credit_study.json` and the table in `specs/credit/README.md`. Rows that the JSON has already are not run
+writes `bench/credit_study.json` and the tables in `specs/credit/README.md` and `README.md`. Rows that the JSON has already are not run
 again, unless they are named with `--only`. With `--validation` the last tenth of the training images is held out and
 measured instead of the test images: this is how rates and variants were chosen; nothing is written.
 """
@@ -26,6 +26,8 @@ import r2d2c
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "credit_study.json"
 TABLE = ROOT / "specs" / "credit" / "README.md"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- credit study -->\n", "<!-- end -->"
 MARK = "<!-- written by `python -m bench.credit_study` -->"
 DATA = ("dims.D=784",)
 ACCURACY = "accuracy(logits, y)"
@@ -150,11 +152,24 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def short_table(found: dict[str, Any]) -> str:
+    """The table of the project's README."""
+    done = {row.name: [r["accuracy"] for r in found[row.name]["seeds"].values()] for row in ROWS if row.name in found}
+    lines = ["| rule | test accuracy, % |", "| --- | ---: |"]
+    shown = [row for row in ROWS if row.name in done and ", learned by" not in row.name]
+    lines += [f"| {row.name} | {100 * statistics.mean(done[row.name]):.1f} |" for row in shown]
+    return "\n".join([*lines, ""])
+
+
 def write(found: dict[str, Any]) -> None:
     RESULTS.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     if TABLE.exists() and MARK in TABLE.read_text("utf-8"):
         before = TABLE.read_text("utf-8").partition(MARK)[0]
         TABLE.write_text(before + table(found), "utf-8")
+    text = README.read_text("utf-8")
+    if BEGIN in text:
+        before, _, rest = text.partition(BEGIN)
+        README.write_text(before + BEGIN + "\n" + short_table(found) + "\n" + END + rest.partition(END)[2], "utf-8")
 
 
 def main() -> None:

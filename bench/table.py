@@ -136,6 +136,14 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(
         "learning pass of 1,000 tiny tasks", "a loop by hand", "optimizer.visits", {"tasks": 1000}, 1.02
     ),
+    Benchmark(
+        "`compare` of 6 rules",
+        "the 6 trainings one after the other",
+        "compare.six_rules",
+        {"width": 256, "batches": 150, "epochs": 4},
+        1.1,
+        CPU,
+    ),
     Benchmark("`r2d2c --help`", TORCH, "startup.help_page", {}, 0.25, CPU),
     Benchmark("`r2d2c check` of a syntax error", TORCH, "startup.syntax_error", {}, 0.25, CPU),
     Benchmark(

@@ -54,7 +54,7 @@ EQUILIBRIUM = CreditRule(
     check=_check,
     arguments=(
         Option("steps", "int", 8, "how often the values move in a nudged phase", minimum=1),
-        Option("step", "float", 0.5, "how far", minimum=0.0),
+        Option("step", "float", 0.1, "how far; large steps overshoot where weights are large", minimum=0.0),
         Option("nudge", "float", 0.1, "β"),
         Option("symmetric", "bool", True, "nudge both ways"),
     ),

@@ -310,7 +310,7 @@ GOODNESS = CreditRule(
         Option("input", "input", None, "the input that takes the label, where there are several"),
         Option("target", "target", None, "the class label, where there are several"),
     ),
-    colour="#e377c2",
+    colour="#393b79",
 )
 
 __all__ = ["GOODNESS", "Layer"]

@@ -72,7 +72,7 @@ PREDICTIVE = CreditRule(
     check=_check,
     arguments=(
         Option("steps", "int", 8, "how often the values move", minimum=1),
-        Option("step", "float", 0.5, "how far", minimum=0.0),
+        Option("step", "float", 0.1, "how far; large steps overshoot where weights are large", minimum=0.0),
         Option("fixed", "bool", False, "hold the predictions of the forward pass"),
     ),
     phases=("settle", "learn"),

@@ -216,7 +216,7 @@ class Backward:
             if params or wrt:
                 values = [root.value for root in roots if root.value is not None]
                 cotangents = [self._cotangent(root) for root in roots]
-                name = f"vjp({' + '.join(root.name for root in roots)})"
+                name = f"vjp({title(roots)})"
                 signals = tuple((root.name, root.rule) if not root.loss else None for root in roots)
                 self.out.vjp(visit, name, values, cotangents, params, wrt, not self.merge, signals)
         for root in event.roots:
@@ -304,9 +304,8 @@ class Backward:
             every += body
             names = tuple(root.name for root in event.roots if root.loss)
             owners = [self.graph.losses[name].owner for name in names]
-            title = " + ".join(root.name for root in event.roots) or "forward"
             tasks = tuple(dict.fromkeys(owner for owner in owners if owner))
-            visits.append(Visit(title, tuple(n.id for n in body), tasks, names, done))
+            visits.append(Visit(title(event.roots) or "forward", tuple(n.id for n in body), tasks, names, done))
         region = Region(main.name, main.kind, main.inputs, main.outputs, tuple(every), main.origin)
         read = {n.attrs["storage"] for n in every if n.op == "param"}
         storage = {name: row for name, row in graph.storage.items() if name in read}
@@ -320,3 +319,11 @@ class Backward:
             storage=storage,
             losses=losses,
         )
+
+
+def title(roots: Sequence[Root]) -> str:
+    """The name of a backward pass; of many signals, the first and the last."""
+    names = [root.name for root in roots]
+    if len(names) > 3 and not any(root.loss for root in roots):
+        names = [names[0], "…", names[-1]]
+    return " + ".join(names)

@@ -216,8 +216,9 @@ _NODES = {"call": _call, "param": _param, "accumulate": _accumulate, "update": _
 def _tables(graph: Graph, row: Legal, rules: set[str] | None) -> Iterator[str]:
     made = {node.id: len(node.outputs) for node in graph.body.nodes}
     for name, loss in graph.losses.items():
-        if not 0 <= loss.value.port < made.get(loss.value.node, 0):
-            yield f"the loss {name} is {loss.value.node}, which is not made"
+        for value in (loss.value, *(loss.closed or ())):
+            if not 0 <= value.port < made.get(value.node, 0):
+                yield f"the loss {name} is {value.node}, which is not made"
     if row.form in ("resolved", "typed"):
         for link in graph.links:
             if link.source.node not in made:

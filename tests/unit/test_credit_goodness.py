@@ -1,11 +1,15 @@
 """The credit `goodness` against forward-forward written by hand, and what it does to everything around it."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import r2d2c
-from r2d2c.graph import Value
+from r2d2c.credit.record import CreditRule
+from r2d2c.graph import Loss, Value
 from r2d2c.printer import print_graph
 from r2d2c.prove import prove
 from r2d2c.sampling import random_batch
@@ -224,6 +228,49 @@ def test_what_a_task_reads_is_of_one_size():
     model.learn(**batch)
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
     assert model(x=batch["x"])["logits"].isfinite().all()
+
+
+@pytest.mark.parametrize("credit", ["goodness", "goodness(infer=labels, negatives=uniform)"])
+def test_the_backward_starts_at_h_with_the_gradient_of_the_loss(credit):
+    """Autograd goes through the task's own layers only, and what it starts with is what it would have found itself."""
+    model = compiled(credit)
+    graph, batch = model._training_graph, batch_for(model)
+    values = model.trace(**batch).values
+    for name in TASKS:
+        loss = graph.losses[f"{name}.goodness"]
+        h, delta = loss.closed
+        (vjp,) = (n for n in graph.body.nodes if n.op == "vjp" and n.inputs[0] == h)
+        assert vjp.inputs == (h, delta) and {p.partition(".")[0] for p in vjp.attrs["params"]} == {name}
+        sign = values["goodness.streams.sign"]
+        leaf = values[f"{name}.h@streams"].detach().requires_grad_()
+        cost = 2 * F.softplus(sign * (THETA - leaf.square().mean(1))).mean()
+        torch.testing.assert_close(values[f"{name}.goodness.loss.delta"], torch.autograd.grad(cost, leaf)[0])
+    assert "trains by the signal %a.goodness.loss.delta at %a.h" in print_graph(graph, model.spec.ops)
+
+
+def test_another_rule_sees_a_gradient_in_closed_form():
+    """`delta` at a value is all that teaches it, such a loss included, and it goes on teaching the task."""
+
+    def adds(known, network):
+        for edge in network.edges:
+            h = edge.value
+            small = edge.node("mean", edge.node("square", edge.stop(h) if known else h))
+            delta = edge.node("div", edge.node("mul", edge.stop(h), 2.0 / H), edge.batch(h))
+            loss = Loss(f"{edge.name}.small", small, owner=edge.link.source_task)
+            network.loss(replace(loss, closed=(h, delta)) if known else loss)
+            network.delta(h)
+
+    found = []
+    for known in (False, True):
+        rule = CreditRule("small", "", "", finish=partial(adds, known))
+        model = r2d2c.compile(r2d2c.loads(SPEC.replace("CREDIT", "small"), plugins=[rule])).double()
+        assert {loss: e for loss, row in model.wiring().items() for e in row.values() if e}["a.small.small"]
+        assert prove(model).ok
+        model.learn(**batch_for(model))
+        found.append(gradients(model))
+    assert found[0].keys() == found[1].keys() and len(found[0]) == 8
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)
 
 
 # -- negatives
