@@ -154,7 +154,11 @@ def table(found: dict[str, Any]) -> str:
 
 def short_table(found: dict[str, Any]) -> str:
     """The table of the project's README."""
-    done = {row.name: [r["accuracy"] for r in found[row.name]["seeds"].values()] for row in ROWS if row.name in found}
+    done = {
+        row.name: [r["accuracy"] for r in found[row.name]["seeds"].values()]
+        for row in ROWS
+        if row.name in found
+    }
     lines = ["| rule | test accuracy, % |", "| --- | ---: |"]
     shown = [row for row in ROWS if row.name in done and ", learned by" not in row.name]
     lines += [f"| {row.name} | {100 * statistics.mean(done[row.name]):.1f} |" for row in shown]
@@ -169,7 +173,9 @@ def write(found: dict[str, Any]) -> None:
     text = README.read_text("utf-8")
     if BEGIN in text:
         before, _, rest = text.partition(BEGIN)
-        README.write_text(before + BEGIN + "\n" + short_table(found) + "\n" + END + rest.partition(END)[2], "utf-8")
+        README.write_text(
+            before + BEGIN + "\n" + short_table(found) + "\n" + END + rest.partition(END)[2], "utf-8"
+        )
 
 
 def main() -> None:

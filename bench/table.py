@@ -55,8 +55,8 @@ def _credit() -> Iterator[Benchmark]:
     # Where a network is small, what is no product of matrices takes most of what no backward through the layers saves.
     for rule, shown, target, held in (
         ("feedback", "feedback", 1.05, (*SMALL, WIDE)),
-        ("direct", "direct", 0.9, ("conv", WIDE)),
-        ("goodness, by labels", "goodness(infer=labels)", 0.9, (WIDE,)),
+        ("direct", "direct", 0.9, (*SMALL, WIDE)),
+        ("goodness, by labels", "goodness(infer=labels)", 0.9, ("conv", WIDE)),
         ("direct, recomputed", "direct(recompute=true)", None, ()),
     ):
         for net in NETS if held else (WIDE,):

@@ -52,7 +52,7 @@ def trace(model: Model, batch: Mapping[str, torch.Tensor], breakpoints: tuple[st
     if unknown:
         raise KeyError(f"there is no value `{unknown[0]}` to stop at; there are {', '.join(names)}")
     wanted = list(dict.fromkeys([*names.values(), *results, *(v for root in roots for v in root.values)]))
-    lowered = _Lowering(graph, ops, model._float).traced(nodes, wanted)
+    lowered = _Lowering(graph, ops, model._float, written_out=False).traced(nodes, wanted)
     if breakpoints:
         _insert_breakpoints(lowered.fx, {names[name] for name in breakpoints})
     arguments: list[object] = [batch[port.name] for port in graph.body.inputs]

@@ -12,6 +12,7 @@ import torch.fx as fx
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.infer import Signatures
 from r2d2c.lower.builder import FxBuilder, identifier
+from r2d2c.lower.explicit import Explicit
 from r2d2c.ops.record import Op
 from r2d2c.passes.inline import prune
 from r2d2c.types import Dim
@@ -102,12 +103,22 @@ class LoweredVisit:
 
 
 class TrainingLowering:
-    """Lowers the visits of a training graph. ``whole=True`` gives one graph of all visits, for reading."""
+    """Lowers the visits of a training graph.
 
-    def __init__(self, graph: Graph, ops: Mapping[str, Op], default: torch.dtype | None = None) -> None:
+    written_out: whether backwards of single layers are (see `explicit`); without, autograd records everything.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        ops: Mapping[str, Op],
+        default: torch.dtype | None = None,
+        written_out: bool = True,
+    ) -> None:
         self.graph, self.ops, self.default = graph, ops, default
         self.signatures = Signatures(ops)
         self.nodes = {node.id: node for node in graph.body.nodes}
+        self.explicit = Explicit(graph, ops, written_out)
         self.taken: dict[Value, int] = {}
         for node in graph.body.nodes:
             if node.op == "vjp":
@@ -131,7 +142,7 @@ class TrainingLowering:
         for k, ids in enumerate(sections):
             found: dict[Value, None] = {}
             for id_ in ids:
-                for value in self.nodes[id_].inputs:
+                for value in self._reads(id_):
                     if value is None or made.get(value) == k:
                         continue
                     if value in ports:
@@ -148,6 +159,12 @@ class TrainingLowering:
             self._lower(visit.name, ids, reads[k], sorted(needed_later[k], key=order.__getitem__))
             for k, (visit, ids) in enumerate(zip(self.graph.visits, sections, strict=True))
         ]
+
+    def _reads(self, id_: str) -> Iterable[Value | None]:
+        """What a node reads when it is lowered."""
+        yield from self.nodes[id_].inputs
+        for layer in self.explicit.layers.get(id_, ()):
+            yield from layer.reads
 
     def _shareable(self, value: Value) -> bool:
         # Parameters and numbers are read anew in every visit.
@@ -181,7 +198,11 @@ class TrainingLowering:
         for id_ in dict.fromkeys(n.id for n in extra):
             b.add(self.nodes[id_])
         for node in nodes:
-            if node.op == "vjp":
+            if node.id in self.explicit.plain:
+                self.explicit.forward(b, node)
+            elif node.id in self.explicit.layers:
+                self.explicit.backward(b, node)
+            elif node.op == "vjp":
                 self._vjp(b, node)
             elif node.op == "accumulate":
                 self._accumulate(b, node)

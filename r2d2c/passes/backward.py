@@ -305,7 +305,9 @@ class Backward:
             names = tuple(root.name for root in event.roots if root.loss)
             owners = [self.graph.losses[name].owner for name in names]
             tasks = tuple(dict.fromkeys(owner for owner in owners if owner))
-            visits.append(Visit(title(event.roots) or "forward", tuple(n.id for n in body), tasks, names, done))
+            visits.append(
+                Visit(title(event.roots) or "forward", tuple(n.id for n in body), tasks, names, done)
+            )
         region = Region(main.name, main.kind, main.inputs, main.outputs, tuple(every), main.origin)
         read = {n.attrs["storage"] for n in every if n.op == "param"}
         storage = {name: row for name, row in graph.storage.items() if name in read}
