@@ -41,8 +41,10 @@ SPECS = specs()
 def test_the_parameters_that_train_are_those_of_the_matrix(name: str, checked: Checked) -> None:
     graph = checked.graph
     training = training_graph(graph, checked.ops, rules())
-    trained = {n: row for n, row in graph.storage.items() if row.kind == "param"}
-    matrix = wiring(training, checked.ops, graph.losses, trained)
+    # With what credit rules add: predictors, inverses.
+    every = {**graph.storage, **training.storage}
+    trained = {n: row for n, row in every.items() if row.kind == "param"}
+    matrix = wiring(training, checked.ops, {**graph.losses, **training.losses}, trained)
     context = Context(graph, checked.spec, checked.ops, rules(), Sink())
     assert context.trained == {p for row in matrix.values() for p, taught in row.items() if taught}
     silent = {loss for loss, row in matrix.items() if not any(row.values())}

@@ -220,7 +220,7 @@ def test_a_key_of_what_is_not_trained() -> None:
 
 def test_groups_of_factors() -> None:
     visits = [Visit(f"v{k}", (), (), (), (f"a{k}", f"b{k}", f"c{k}")) for k in range(2)]
-    sizes = {f"{letter}{k}": 10**5 if letter == "a" else 10 for letter in "abc" for k in range(2)}
+    sizes = {f"{letter}{k}": 10**6 if letter == "a" else 10 for letter in "abc" for k in range(2)}
     rates = {"b0": 2.0, "b1": 2.0, "c1": 2.0}
     made = plan_groups(visits, sizes, rates=rates, sometimes=("c0", "c1"))
     assert [(group.key, group.names) for group in made] == [
