@@ -43,3 +43,13 @@ OutOption = Annotated[
     Path | None,
     typer.Option("-o", "--out", metavar="FILE", help="Write here, not to the terminal.", show_default=False),
 ]
+
+
+def training_backend(name: str) -> None:
+    """Refuse a backend that there is not, or that is for inference only."""
+    from r2d2c.backend import backends
+
+    if name not in backends() or name == "onnx":
+        raise typer.BadParameter(
+            f"`{name}` does not train; there are eager and inductor", param_hint="--backend"
+        )

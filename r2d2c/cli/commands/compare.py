@@ -11,7 +11,7 @@ import typer
 from r2d2c.cli.console import heading, print_json, print_table
 from r2d2c.cli.load import parse_file
 from r2d2c.cli.main import INTERRUPTED
-from r2d2c.cli.options import FormatOption, PluginOption, SetOption
+from r2d2c.cli.options import FormatOption, PluginOption, SetOption, training_backend
 from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
@@ -110,12 +110,7 @@ def command(
 
         for rule in split_credits(credit or ()):  # a syntax error must not pay for torch
             parse_file(spec, with_credit(settings, rule if rule != SPEC else None))
-    from r2d2c.backend import backends
-
-    if backend not in backends() or backend == "onnx":
-        raise typer.BadParameter(
-            f"`{backend}` does not train; there are eager and inductor", param_hint="--backend"
-        )
+    training_backend(backend)
     from r2d2c.cli.compare_progress import choose
     from r2d2c.train.compare import compare
     from r2d2c.train.interrupt import Interrupted

@@ -11,7 +11,7 @@ import typer
 from r2d2c.cli.console import heading, print_table
 from r2d2c.cli.load import parse_file
 from r2d2c.cli.main import INTERRUPTED
-from r2d2c.cli.options import CreditOption, PluginOption, SetOption
+from r2d2c.cli.options import CreditOption, PluginOption, SetOption, training_backend
 from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
@@ -87,12 +87,7 @@ def command(
             raise typer.BadParameter("a run goes on as it was started", param_hint=fixed[0])
     if spec is not None:
         parse_file(spec, with_credit(settings, credit))  # a syntax error must not pay for torch
-    from r2d2c.backend import backends
-
-    if backend not in backends() or backend == "onnx":
-        raise typer.BadParameter(
-            f"`{backend}` does not train; there are eager and inductor", param_hint="--backend"
-        )
+    training_backend(backend)
     # Heavy imports only now: usage mistakes and syntax errors were found without them.
     from r2d2c.cli.progress import choose
     from r2d2c.train.api import train
