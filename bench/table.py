@@ -56,7 +56,7 @@ def _credit() -> Iterator[Benchmark]:
     for rule, shown, target, held in (
         ("feedback", "feedback", 1.05, (*SMALL, WIDE)),
         ("direct", "direct", 0.9, (*SMALL, WIDE)),
-        ("goodness, by labels", "goodness(infer=labels)", 0.9, ("conv", WIDE)),
+        ("goodness, by labels", "goodness(infer=labels)", 0.9, (*SMALL, WIDE)),
         ("direct, recomputed", "direct(recompute=true)", None, ()),
     ):
         for net in NETS if held else (WIDE,):
