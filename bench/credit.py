@@ -7,6 +7,7 @@ image. Every hidden layer is a task, so a rule stands between every two layers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -154,3 +155,38 @@ def hand(setting: Setting, net: str, rule: str) -> Result:
 def backprop(setting: Setting, net: str, rule: str) -> Result:
     """A training step of a rule, against one of backprop, both ours."""
     return interleaved(ours(net, rule, setting), ours(net, "backprop", setting), setting, seconds=SECONDS)
+
+
+def written_out(setting: Setting, net: str) -> Result:
+    """Goodness by labels with its gradients written out and nothing recorded, against our backprop.
+
+    What the rule's products and kernels take by themselves: no loss, no wrong label and no weight is left out.
+    """
+    sizes, inputs = MLPS[net][:-1], data(net, setting)
+    torch.manual_seed(0)
+    weights = [torch.randn(n, m, device=setting.device).div_(m**0.5) for m, n in pairwise(sizes)]
+    parameters = [(torch.nn.Parameter(w), torch.nn.Parameter(torch.zeros_like(w[:, 0]))) for w in weights]
+    optimizer = torch.optim.Adam([p for pair in parameters for p in pair], lr=RATE, fused=True)
+    given, y = inputs["x"], inputs["y"]
+    sign = torch.ones_like(given[:, 0])
+    sign[len(sign) // 2 :] = -1
+
+    @torch.no_grad()
+    def step() -> list[Tensor]:
+        wrong = (y + torch.randint_like(y, 1, CLASSES)) % CLASSES
+        label = torch.where(sign > 0, y, wrong)
+        x = torch.cat([torch.nn.functional.one_hot(label, CLASSES).to(given.dtype), given[:, CLASSES:]], 1)
+        losses = []
+        for weight, bias in parameters:
+            h = torch.addmm(bias, x, weight.t()).relu_()
+            g = torch.linalg.vector_norm(h, dim=1).square_().div_(h.shape[1])
+            margin = sign * (1.0 - g)
+            losses.append(torch.nn.functional.softplus(margin).mean())
+            slope = torch.sigmoid(margin).mul_(sign).mul_(-4.0 / h.numel())
+            delta = h * slope[:, None]
+            weight.grad, bias.grad = delta.t() @ x, delta.sum(0)
+            x = h * torch.rsqrt(g + 1e-6)[:, None]
+        optimizer.step()
+        return losses
+
+    return interleaved(step, ours(net, "backprop", setting), setting, seconds=SECONDS)

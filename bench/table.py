@@ -63,6 +63,9 @@ def _credit() -> Iterator[Benchmark]:
             name = f"`{shown}` beside backprop, {NETS[net]}"
             arguments, bound = {"net": net, "rule": rule}, target if net in held else None
             yield Benchmark(name, "a step of backprop, ours too", "credit.backprop", arguments, bound)
+    for net in ("4x256", "2x800"):
+        name = f"`goodness` by labels by hand, without autograd, {NETS[net]}"
+        yield Benchmark(name, "a step of backprop, ours", "credit.written_out", {"net": net})
 
 
 BENCHMARKS: tuple[Benchmark, ...] = (

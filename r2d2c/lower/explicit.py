@@ -29,7 +29,10 @@ BACK: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One output of a vjp: act(x·Wᵀ + b), with the storage of W and b, and δ."""
+    """One output of a vjp: act(x·Wᵀ + b), with the storage of W and b, and δ.
+
+    activation: None also for a relu whose δ is a multiple of its output: that is 0 already where its slope is.
+    """
 
     linear: Node
     activation: str | None
@@ -107,6 +110,8 @@ class Explicit:
             names.append(name)
         first, second = names
         assert first is not None
+        if activation == "relu" and _multiple(delta, output, reach):
+            activation = None
         return Layer(linear, activation, output, x, first, second, delta)
 
     # -- lowering
@@ -130,3 +135,12 @@ class Explicit:
                 gradients[layer.bias] = b.method("sum", delta, 0)
         for port, name in enumerate(vjp.attrs["params"]):
             b.env[Value(vjp.id, port)] = gradients[name]
+
+
+def _multiple(delta: Value, output: Value, reach: Reach) -> bool:
+    """Whether δ is a value times something."""
+    node = reach.nodes[delta.node]
+    if node.op != "mul":
+        return False
+    factors = [reach.nodes[v.node] for v in node.inputs if v is not None]
+    return any(factor.op == "stop" and factor.inputs[0] == output for factor in factors)
