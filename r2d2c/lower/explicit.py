@@ -7,6 +7,7 @@ runs on detached parameters, and its `vjp` becomes the products. The same number
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,9 +61,10 @@ class Explicit:
         if any(self._may(vjp) for vjp in vjps):
             reach = Reach(graph, ops)
             inside = {vjp.id: interior(vjp, reach) for vjp in vjps}
+            times = Counter(id_ for ids in inside.values() for id_ in ids)
             for vjp in vjps:
-                others = set().union(*(ids for id_, ids in inside.items() if id_ != vjp.id))
-                found = self._of(vjp, graph, reach) if self._may(vjp) and not inside[vjp.id] & others else ()
+                alone = self._may(vjp) and all(times[id_] == 1 for id_ in inside[vjp.id])
+                found = self._of(vjp, graph, reach) if alone else ()
                 if found:
                     self.layers[vjp.id] = found
         self.plain = {layer.linear.id for layers in self.layers.values() for layer in layers}

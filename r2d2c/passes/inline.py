@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 from r2d2c.graph import Graph, Node, Port, Region, Value
@@ -131,8 +131,3 @@ def inference_graph(graph: Graph) -> Graph:
     storage = {name: row for name, row in graph.storage.items() if name in read}
     found = flat.with_(stage="inference", regions={main.name: region}, losses={}, storage=storage, targets=())
     return check_after(found, None)
-
-
-def referenced(storage: Mapping[str, object], nodes: Iterable[Node]) -> set[str]:
-    """The storage entries that nodes read."""
-    return {node.attrs["storage"] for node in nodes if node.op == "param"} & set(storage)
