@@ -31,8 +31,10 @@ def add_credit(
     boxes: dict[str, list[str]] = {}
     fixed: set[str] = set()
     of: dict[str, str] = {}
+    # The block that an option names, an inverse say, is a region of the spec's own graph.
+    blocks = {name for name, region in graph.regions.items() if region.kind == "credit"}
     for name, row in training.storage.items():
-        if name not in graph.storage:
+        if name not in graph.storage or home.get(row.owner) in blocks:
             place = of[name] = place_of(name, home.get(row.owner, row.owner))
             part = name.removeprefix(f"{place}.").removeprefix(f"{place.partition('.')[0]}.")
             boxes.setdefault(place, []).append(f"{part} {_shown(row.type)}")

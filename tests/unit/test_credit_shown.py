@@ -9,6 +9,7 @@ from r2d2c.cli.commands import plan as plan_command
 from r2d2c.cli.commands import wiring as wiring_command
 from r2d2c.credit.registry import rules
 from r2d2c.draw import Picture, picture, picture_of_nodes
+from r2d2c.driver import Checked
 from r2d2c.passes.training import training_graph
 from r2d2c.plan import plan
 from r2d2c.printer import print_graph
@@ -49,8 +50,8 @@ def load(credit: str, spec: str = "two_tasks") -> r2d2c.Checked:
     return r2d2c.load(SPECS / f"{spec}.yaml", credit=credit)
 
 
-def drawn(credit: str) -> Picture:
-    checked, known = load(credit), rules()
+def drawn(checked: Checked) -> Picture:
+    known = rules()
     training = training_graph(checked.graph, checked.ops, known)
     every = {**checked.graph.storage, **training.storage}
     trained = [name for name, row in every.items() if row.kind == "param"]
@@ -112,7 +113,7 @@ def test_plan_has_the_visits_and_parameters_of_a_rule(capsys: pytest.CaptureFixt
     ],
 )
 def test_a_picture_has_a_box_for_what_a_rule_keeps(credit: str, lines: tuple[str, ...]) -> None:
-    found = drawn(credit)
+    found = drawn(load(credit))
     boxes = [shape for shape in found.shapes.values() if shape.kind == "credit"]
     assert [box.lines for box in boxes] == [lines]
     assert boxes[0].group == lines[0].partition(".")[0]
@@ -127,6 +128,15 @@ def test_a_picture_has_a_box_for_what_a_rule_keeps(credit: str, lines: tuple[str
         "hebbian": (f"credit {lines[0]}", "encode.h", "plastic"),
     }
     assert expected[credit] in ends
+
+
+def test_a_picture_has_a_box_for_a_block_that_an_option_names() -> None:
+    found = drawn(r2d2c.load(SPECS.parent / "credit" / "target.yaml"))
+    box = found.shapes["credit t1.target"]
+    assert (box.kind, box.group, len(box.lines)) == ("credit", "t1", 3)
+    ends = {(arrow.start, arrow.end, arrow.label) for arrow in found.arrows}
+    assert ("loss t1.target.inverse", "credit t1.target", "") in ends
+    assert ("loss t1.target.inverse", "t1.h", "") not in ends
 
 
 def test_every_node_of_a_training_graph_with_the_storage_of_its_rules() -> None:
