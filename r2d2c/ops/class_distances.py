@@ -19,6 +19,7 @@ from r2d2c.ops.distance_parts import (
     pair_type,
     reduce,
     reduction,
+    seen,
     weighed,
 )
 from r2d2c.ops.record import Arg, Example, Op, ShapeError, Shapes, normalise_axis
@@ -106,9 +107,9 @@ def _entropy_shape(s: Shapes, a: Any) -> TensorType:
 def _entropy_lower(b: Any, a: Any) -> Any:
     logits = b.type("logits")
     axis = a.axis % logits.rank
-    x, probabilities = a.logits, b.type("target").floating
+    x, probabilities = seen(b, a, "logits", a.logits, axis), b.type("target").floating
     if probabilities:
-        target = operand(b, a, "target", "logits", logits.dtype)
+        target = seen(b, a, "target", operand(b, a, "target", "logits", logits.dtype), axis)
     # Torch wants the classes on axis 1 (on 0 for one sample alone).
     flat = axis != min(1, logits.rank - 1)
     if flat:
@@ -201,7 +202,8 @@ def _hinge_shape(s: Shapes, a: Any) -> TensorType:
 
 def _hinge_lower(b: Any, a: Any) -> Any:
     logits = b.type("logits")
-    x = _rows(b, a.logits, logits.rank, a.axis % logits.rank)
+    axis = a.axis % logits.rank
+    x = _rows(b, seen(b, a, "logits", a.logits, axis), logits.rank, axis)
     margin = {} if a.margin == 1 else {"margin": a.margin}
     narrow = logits.dtype in ("bf16", "f16")
     if narrow:  # torch has no kernel for these
@@ -259,7 +261,8 @@ def _kl_shape(s: Shapes, a: Any) -> TensorType:
 def _kl_lower(b: Any, a: Any) -> Any:
     dtype, rank = b.out[0].dtype, b.type("x").rank
     axis = a.axis % rank
-    x, y = (b("torch.log_softmax", operand(b, a, name, "x", dtype), axis) for name in ("x", "y"))
+    x, y = (seen(b, a, name, operand(b, a, name, "x", dtype), axis) for name in ("x", "y"))
+    x, y = b("torch.log_softmax", x, axis), b("torch.log_softmax", y, axis)
     plain = not weighed(a)
     if plain and (how(a) == "sum" or (how(a) == "mean" and rank == 1)):
         return b(f"{_F}.kl_div", x, y, reduction="sum", log_target=True)

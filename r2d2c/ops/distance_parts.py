@@ -4,7 +4,8 @@ A distance has losses: one an element (`mse`) or one a sample (`cross_entropy`).
 `weights` weigh them:
 
 * ``mask`` has the first dims of the losses, each of them or 1: ``[B]`` and ``[B, T]`` both fit losses
-  ``[B, T, D]``. Where a mask of bools is false, a loss is 0, even one that is infinite or nan.
+  ``[B, T, D]``. Where a mask of bools is false, a loss and its gradients are 0, even if an operand is
+  infinite or nan (but for `info_nce`, which couples samples).
 * ``weights`` is ``[B]``.
 
 The mean is then ``sum(w loss) / sum(w)``, and 0 where ``sum(w)`` is 0.
@@ -118,6 +119,20 @@ def operand(b: Any, a: Any, name: str, like: str, dtype: str) -> Any:
     if type_.weak:
         return b("torch.full_like", getattr(a, like), value, dtype=b.dtype(dtype))
     return value if type_.dtype == dtype else b.method("to", value, b.dtype(dtype))
+
+
+def seen(b: Any, a: Any, name: str, value: Any, axis: int | None = None) -> Any:
+    """The operand ``name`` with 0 where a mask of bools is false: nan would come back from there as 0 · nan.
+
+    axis: one that the losses do not have, if only one.
+    """
+    rank = b.type(name).rank
+    if a.mask is None or b.type("mask").dtype != "bool" or rank == 0:
+        return value
+    mask = a.mask
+    for _ in range(rank - (axis is not None) - b.type("mask").rank):
+        mask = b("torch.unsqueeze", mask, -1)
+    return b("torch.where", mask if axis is None else b("torch.unsqueeze", mask, axis), value, 0)
 
 
 def reduce(b: Any, a: Any, losses: Any, rank: int) -> Any:

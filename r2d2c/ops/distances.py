@@ -22,6 +22,7 @@ from r2d2c.ops.distance_parts import (
     pair_type,
     reduce,
     reduction,
+    seen,
     weighed,
 )
 from r2d2c.ops.record import Arg, Example, Op, ShapeError, Shapes, normalise_axis
@@ -76,7 +77,8 @@ def _elementwise(
 
     def lower(b: Any, a: Any) -> Any:
         dtype = b.out[0].dtype
-        x, y = operand(b, a, left, right, dtype), operand(b, a, right, left, dtype)
+        x = seen(b, a, left, operand(b, a, left, right, dtype))
+        y = seen(b, a, right, operand(b, a, right, left, dtype))
         found = b(target, x, y, **{arg.name: getattr(a, arg.name) for arg in extra}, **reduction(a))
         return reduce(b, a, found, max(b.type(left).rank, b.type(right).rank)) if weighed(a) else found
 
@@ -140,8 +142,10 @@ def _gaussian_shape(s: Shapes, a: Any) -> TensorType:
 
 
 def _gaussian_lower(b: Any, a: Any) -> Any:
-    difference = b("torch.square", b("torch.sub", a.x, a.target))
+    x, target = (seen(b, a, name, getattr(a, name)) for name in ("x", "target"))
+    difference = b("torch.square", b("torch.sub", x, target))
     spread = operand(b, a, "log_variance", "x" if b.type("target").weak else "target", b.out[0].dtype)
+    spread = seen(b, a, "log_variance", spread)
     losses = b("torch.add", spread, b("torch.mul", difference, b("torch.exp", b("torch.neg", spread))))
     return reduce(b, a, b("torch.mul", losses, 0.5), max(b.type("x").rank, b.type("target").rank))
 
@@ -191,7 +195,7 @@ def _l2_shape(s: Shapes, a: Any) -> TensorType:
 
 def _l2_lower(b: Any, a: Any) -> Any:
     rank = max(b.type("x").rank, b.type("y").rank)
-    difference = b("torch.sub", a.x, a.y)
+    difference = b("torch.sub", *(seen(b, a, name, getattr(a, name)) for name in ("x", "y")))
     if rank < 2:
         return reduce(b, a, b("torch.abs", difference), rank)
     return reduce(b, a, b("torch.linalg.vector_norm", difference, 2, tuple(range(1, rank))), 1)
@@ -234,7 +238,8 @@ def _cosine_shape(s: Shapes, a: Any) -> TensorType:
 
 def _cosine_lower(b: Any, a: Any) -> Any:
     dtype = b.out[0].dtype
-    x, y = operand(b, a, "x", "y", dtype), operand(b, a, "y", "x", dtype)
+    axis = a.axis % b.type("x").rank
+    x, y = (seen(b, a, name, operand(b, a, name, "x", dtype), axis) for name in ("x", "y"))
     similarity = b(f"{_F}.cosine_similarity", x, y, a.axis)
     if how(a) == "mean" and not weighed(a):
         return b("torch.sub", 1, b("torch.mean", similarity))

@@ -16,7 +16,7 @@ def test_unknown_source() -> None:
     assert diagnostic.fix is not None
     assert diagnostic.fix.text == "did you mean `digits`?"
     assert diagnostic.notes == (
-        "data sources: digits, fashion_mnist, idx:FOLDER, npz:FILE, csv:FILE, text:FILE, random",
+        "data sources: digits, digits_and_tables, fashion_mnist, idx:FOLDER, npz:FILE, csv:FILE, text:FILE, parity, random",
     )
     fix = refused("wine.csv").fix
     assert fix is not None
@@ -27,6 +27,9 @@ def test_unknown_source() -> None:
     ("text", "message"),
     [
         ("digits:5", "E502: `digits` takes no argument, it got `5`"),
+        ("digits_and_tables:5", "E502: `digits_and_tables` takes no argument, it got `5`"),
+        ("parity:5", "E502: `parity` takes no argument, it got `5`"),
+        ("parity?length=0", "E502: option `length` must be a whole number of at least 1, not `0`"),
         ("digits?x=1", "E502: unknown option `x` of a data source"),
         ("csv:", "E502: `csv:` needs a path after the colon, as in `csv:PATH`"),
         ("csv:a\0b", "E502: `csv:` got a path with a NUL character in it"),

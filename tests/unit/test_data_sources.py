@@ -27,6 +27,48 @@ def test_digits() -> None:
     assert np.ptp(np.bincount(data.test["y"])) <= 2
 
 
+def test_digits_and_tables() -> None:
+    data = open_data("digits_and_tables")
+    assert data.test is not None
+    assert (len(data.train), len(data.test)) == (1700, 425)
+    assert data.classes is not None and len(data.classes) == 16 and data.classes[-1] == "iris virginica"
+    first = {"wine": (10, 13, 0), "iris": (13, 4, 13)}
+    for table in (data.train, data.test):
+        y, length, values, fields = (table[name] for name in ("y", "length", "values", "fields"))
+        there = np.arange(13) < length[:, None]
+        assert np.array_equal(table["is_image"], y < 10) and np.array_equal(table["is_image"], length == 0)
+        assert not values[~there].any() and not fields[~there].any()
+        assert not table["image"][~table["is_image"]].any() and table["image"].max() == 1
+        for lowest, size, field in first.values():
+            rows = (y >= lowest) & (y < lowest + 3)
+            assert set(length[rows]) == {size}
+            assert (fields[rows][:, :size] == np.arange(field, field + size)).all()
+    for lowest, size, _ in first.values():
+        rows = (data.train["y"] >= lowest) & (data.train["y"] < lowest + 3)
+        known = data.train["values"][rows][:, :size]
+        assert np.allclose(known.mean(0), 0, atol=1e-5) and np.allclose(known.std(0), 1, atol=1e-5)
+        other = data.test["values"][(data.test["y"] >= lowest) & (data.test["y"] < lowest + 3)][:, :size]
+        assert not np.allclose(other.mean(0), 0, atol=1e-5), "test took no part in it"
+    assert np.bincount(data.test["y"]).min() >= 9
+
+
+def test_parity() -> None:
+    data = open_data("parity?samples=400&length=9")
+    assert (len(data.train), len(data.test or ())) == (400, 100)
+    for table in (data.train, data.test):
+        assert table is not None
+        x, y, n = table["x"], table["y"], table["n"]
+        assert x.shape == (len(table), 9) and x.dtype == np.float32 and y.dtype == n.dtype == np.int64
+        assert ((x != 0) == (np.arange(9) < n[:, None])).all() and set(np.unique(x)) == {-1.0, 0.0, 1.0}
+        assert ((x == 1).sum(1) % 2 == y).all()
+        assert set(n) == set(range(1, 10)) and 0.4 < y.mean() < 0.6
+    assert data.classes == ("even", "odd")
+    again, other = open_data("parity?samples=400&length=9"), open_data("parity?samples=400&length=9&seed=1")
+    assert np.array_equal(again.train["x"], data.train["x"]), "made from a seed, whatever the run's"
+    assert not np.array_equal(other.train["x"], data.train["x"])
+    assert data.test is not None and not np.array_equal(data.test["x"], data.train["x"][:100])
+
+
 def test_validation_comes_out_of_train_on_demand() -> None:
     data = open_data("digits")
     split = data.with_validation(0.25, seed=3)
