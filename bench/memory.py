@@ -34,6 +34,11 @@ def end_to_end(setting: Setting, layers: int) -> Result:
     return Result(_peak("local", layers, setting), _peak("end_to_end", layers, setting), "B")
 
 
+def recomputed(setting: Setting, steps: int) -> Result:
+    """A loop that recomputes its steps against one that stores them."""
+    return Result(_peak("loop, recomputed", steps, setting), _peak("loop", steps, setting), "B")
+
+
 def _peak(kind: str, layers: int, setting: Setting) -> float:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     environment |= {
@@ -62,6 +67,9 @@ def _case(kind: str, layers: int, size: int, device: str) -> None:
     from bench.specs import HandConv, compiled, credit_conv, local_conv
 
     generator = torch.Generator().manual_seed(0)
+    if kind.startswith("loop"):
+        _loop(kind, layers, size, device)
+        return
     # With a credit rule eight times the samples, of an eighth of the size: what a rule stores for every layer,
     # such as the B of `direct`, is then small beside its activations.
     wide = kind in RULES
@@ -79,6 +87,19 @@ def _case(kind: str, layers: int, size: int, device: str) -> None:
         step()
 
 
+def _loop(kind: str, steps: int, size: int, device: str) -> None:
+    """A few learning passes of a loop whose step has several layers."""
+    from bench.loops import spec
+    from bench.specs import CLASSES, batch, compiled
+
+    width, layers = 256, 6
+    x, y = batch(size * 32, width, CLASSES, device)
+    model = compiled(spec(width, "recomputed" in kind, str(steps), layers), device)
+    for _ in range(STEPS):
+        model.learn(x=x, y=y)
+        model.zero_grad()
+
+
 def _status(field: str) -> int:
     """A field of the process's status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -93,7 +114,7 @@ def main(kind: str, layers: int, device: str, quick: bool) -> float:
 
     torch.set_num_threads(1)
     size = 8 if quick else SIZE
-    for warm in ("local", "end_to_end"):
+    for warm in ("loop",) if kind.startswith("loop") else ("local", "end_to_end"):
         _case(warm, 2, 2, device)
     if device != "cpu":
         torch.accelerator.synchronize()

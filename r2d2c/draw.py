@@ -6,19 +6,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from r2d2c.credit.record import CreditRule
+from r2d2c.draw_bodies import SILENT, Body, op_name, plain_type, shorten
 from r2d2c.draw_credit import add_credit
+from r2d2c.draw_loops import draw_flat_loop
 from r2d2c.graph import Graph, Link, Node, Region, Value
 from r2d2c.regions import homes
-from r2d2c.types import TensorType
 
 Kind = Literal["input", "target", "value", "representative", "loss", "output", "gradient", "credit"]
-Style = Literal["data", "link", "trains"]
+Style = Literal["data", "link", "trains", "carried"]
 
 # Fill, border. Readable on white and on dark pages, and apart from each other without colour vision too.
 TINTS: dict[Kind, tuple[str, str]] = {
@@ -63,6 +63,7 @@ class Picture:
     shapes: dict[str, Shape] = field(default_factory=dict)
     arrows: list[Arrow] = field(default_factory=list)
     groups: dict[str, str] = field(default_factory=dict)
+    parents: dict[str, str | None] = field(default_factory=dict)
     legend: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, key: str, kind: Kind, lines: Iterable[str], group: str | None = None) -> str:
@@ -73,7 +74,7 @@ class Picture:
         self, start: str, end: str, style: Style = "data", label: str = "", colour: str = DATA
     ) -> None:
         arrow = Arrow(start, end, style, label, colour)
-        if start != end and arrow not in self.arrows:
+        if (start != end or style == "carried") and arrow not in self.arrows:
             self.arrows.append(arrow)
 
 
@@ -126,7 +127,7 @@ class _Tasks:
                     self._loss(node, region)
                 elif region.kind != "teach" and (region.kind != "credit" or node.id in read):
                     self._other(node)
-            elif node.op not in ("port", "param", "constant"):
+            elif node.op not in ("port", "param", "constant", "argument"):
                 self._other(node)
         for port in graph.body.outputs:
             start = self.shown.get(port.value)
@@ -151,65 +152,22 @@ class _Tasks:
         representative = region.kind == "representative"
         task = call.id.removesuffix(".representative")
         kind: Kind = "representative" if representative else "value"
-        named = {port.value: port.name for port in region.outputs}
-        for node in region.nodes:
-            for value, name in _named(node, task):
-                named.setdefault(value, name)
-        ports = {port.value: position for position, port in enumerate(region.inputs)}
-        nodes = {node.id: node for node in region.nodes}
-        for node in region.nodes:
-            for position in range(len(node.outputs)):
-                value = Value(node.id, position)
-                if value in named and value not in ports:
-                    self._named_value(task, named[value], kind, value, nodes, named, ports, call)
+
+        def into(key: str, position: int, label: str) -> None:
+            self._into(key, call, position, label)
+
+        boxes = Body(self.out, self.graph, region, task, task, kind, into).draw()
         for position, port in enumerate(region.outputs):
-            key = f"{task}.{port.name}"
-            if port.value in ports:  # `h = x`: nothing is computed
-                self.out.add(key, kind, [port.name, self._type(port.value)], task)
-                self._into(key, call, ports[port.value])
-            self.shown[Value(call.id, position)] = key
+            self.shown[Value(call.id, position)] = boxes[port.value]
 
-    def _named_value(
-        self,
-        task: str,
-        name: str,
-        kind: Kind,
-        value: Value,
-        nodes: Mapping[str, Node],
-        named: Mapping[Value, str],
-        ports: Mapping[Value, int],
-        call: Node,
-    ) -> None:
-        """One box: the named value, the ops that make it, and edges from what they read."""
-        key = f"{task}.{name}"
-        ops, sources, seen, stack = [], [], {value.node}, [value.node]
-        while stack:
-            node = nodes[stack.pop()]
-            if node.op not in ("param", "constant", "size"):
-                ops.append(_op_name(node))
-            for read in node.inputs:
-                if read is None:
-                    continue
-                if read in ports or (read in named and read.node != value.node):
-                    sources.append(read)
-                elif read.node not in seen:
-                    seen.add(read.node)
-                    stack.append(read.node)
-        self.out.add(key, kind, [name, shorten(list(reversed(ops))), self._type(value)], task)
-        for read in reversed(sources):
-            if read in ports:
-                self._into(key, call, ports[read])
-            else:
-                self.out.connect(f"{task}.{named[read]}", key)
-
-    def _into(self, key: str, call: Node, position: int) -> None:
+    def _into(self, key: str, call: Node, position: int, note: str) -> None:
         """The edge into a task, coloured if it is a link; what it reads while it learns is a second edge."""
         given = call.inputs[position]
         start = self.shown.get(given) if given is not None else None
         link = self.links.get((call.id, position))
         if link is None:
             if start is not None:
-                self.out.connect(start, key)
+                self.out.connect(start, key, label=note)
             return
         colour = self._colour(link.credit.rule)
         if start is not None:
@@ -232,9 +190,7 @@ class _Tasks:
         loss = self.loss_at.get(call.id)
         if loss is None:
             return
-        made = [
-            _op_name(node) for node in region.nodes if node.op not in ("port", "param", "constant", "size")
-        ]
+        made = [op_name(node) for node in region.nodes if node.op not in ("port", *SILENT)]
         used = self._trains(loss.name) if self.matrix else True
         weight = f"weight {loss.weight:g}" if loss.weight != 1.0 else ""
         title = f"{loss.name} loss" if loss.owner else loss.name
@@ -277,12 +233,10 @@ class _Tasks:
 
     def _other(self, node: Node) -> None:
         """What the main region computes itself: an output's expression."""
-        title, name = _op_name(node), ""
+        title, name = op_name(node), ""
         if node.op == "call":
             region = self.graph.regions[node.attrs["region"]]
-            title = shorten(
-                [_op_name(n) for n in region.nodes if n.op not in ("port", "param", "constant", "size")]
-            )
+            title = shorten([op_name(n) for n in region.nodes if n.op not in ("port", *SILENT)])
             name = node.id if region.kind == "credit" else ""
         key = self.out.add(f"node {node.id}", "value", [name, title, self._type(Value(node.id))])
         for position in range(len(node.outputs)):
@@ -293,34 +247,6 @@ class _Tasks:
                 self.out.connect(start, key)
 
 
-def _named(node: Node, task: str) -> list[tuple[Value, str]]:
-    """The values of a node that a statement of the task's own behavior names."""
-    base = node.id.rpartition(".")[0]
-    return [(Value(node.id, k), name) for k, name in enumerate(node.outputs) if base == f"{task}.{name}"]
-
-
-def _op_name(node: Node) -> str:
-    """What a box says of a node: the op; of a call, the block's name."""
-    if node.op != "call":
-        return node.op
-    return re.sub(r"_\d+$", "", str(node.attrs["region"]).rpartition(".")[2]) + "()"
-
-
-def shorten(ops: list[str], most: int = 5) -> str:
-    """``linear · relu · linear``; of a long chain, its ends."""
-    if len(ops) > most:
-        ops = [*ops[:2], f"… {len(ops) - 4} more …", *ops[-2:]]
-    return " · ".join(ops)
-
-
-def plain_type(type_: TensorType | None) -> str:
-    """``f32[B, 64]``."""
-    if type_ is None:
-        return ""
-    dims = ", ".join(str(int(dim)) if isinstance(dim, int) else str(dim) for dim in type_.dims)
-    return f"{type_.dtype}[{dims}]" if dims else type_.dtype
-
-
 def picture_of_nodes(graph: Graph, spec: Mapping[str, object] | None = None) -> Picture:
     """Every node of a flat graph (inference or training), grouped by task; a training graph by visit.
 
@@ -329,6 +255,7 @@ def picture_of_nodes(graph: Graph, spec: Mapping[str, object] | None = None) -> 
     out = Picture(f"{graph.name}, {graph.stage}")
     visits = {id_: visit.name for visit in graph.visits for id_ in visit.nodes}
     shown: dict[str, str] = {}
+    given: dict[Value, str] = {}  # what loops give
     targets = set(graph.targets)
     losses = {loss.value.node for loss in graph.losses.values()}
     names = set(graph.tasks)
@@ -336,7 +263,7 @@ def picture_of_nodes(graph: Graph, spec: Mapping[str, object] | None = None) -> 
         if node.op == "param" and spec is not None and node.attrs["storage"] not in spec:
             name = str(node.attrs["storage"])
             shown[node.id] = out.add(node.id, "credit", [name, _type_of(graph, node)])
-        if node.op in ("param", "constant", "size"):
+        if node.op in SILENT:
             continue
         group = visits.get(node.id) if graph.visits else node.id.split(".")[0]
         if node.op == "port":
@@ -349,18 +276,27 @@ def picture_of_nodes(graph: Graph, spec: Mapping[str, object] | None = None) -> 
             out.groups.setdefault(group, f"visit {group}" if graph.visits else group)
         else:
             group = None
+        if node.op == "loop":
+            known = {
+                Value(n.id, p): shown[n.id]
+                for n in graph.body.nodes
+                if n.id in shown
+                for p in range(len(n.outputs))
+            }
+            given |= draw_flat_loop(out, graph, node, known | given, group)
+            continue
         kind: Kind = "loss" if node.id in losses else "value"
         if node.op in ("vjp", "accumulate", "update"):
             kind = "gradient"
         title = f"accumulate {node.attrs['storage']}" if node.op in ("accumulate", "update") else node.id
         shown[node.id] = out.add(node.id, kind, [title, _type_of(graph, node)], group)
         for value in node.inputs:
-            if value is not None and value.node in shown:
-                out.connect(shown[value.node], shown[node.id])
+            if value is not None and (value in given or value.node in shown):
+                out.connect(given.get(value) or shown[value.node], shown[node.id])
     for port in graph.body.outputs:
         key = out.add(f"output {port.name}", "output", [port.name])
-        if port.value.node in shown:
-            out.connect(shown[port.value.node], key)
+        if port.value in given or port.value.node in shown:
+            out.connect(given.get(port.value) or shown[port.value.node], key)
     return out
 
 

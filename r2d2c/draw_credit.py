@@ -85,7 +85,7 @@ def place_of(name: str, owner: str) -> str:
 
 
 def _shown(type_: TensorType | None) -> str:
-    from r2d2c.draw import plain_type
+    from r2d2c.draw_bodies import plain_type
 
     return plain_type(type_)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from r2d2c.draw import DATA, GROUP, TEXT, TINTS, TRAINS, Kind, Picture, Shape
+from r2d2c.draw_loops import CARRIED
 
 _DOT_SHAPES: dict[Kind, str] = {
     "input": 'shape=box style="rounded,filled"',
@@ -47,13 +50,9 @@ def to_dot(picture: Picture) -> str:
     ]
     loose = [shape for shape in picture.shapes.values() if shape.group is None]
     lines += [f"  {_dot_node(ids[shape.key], shape)}" for shape in loose]
-    for number, (group, title) in enumerate(picture.groups.items()):
-        lines.append(f"  subgraph cluster_{number} {{")
-        look = f'style="rounded,filled" fillcolor="#f7f9fa" color="{GROUP}" labeljust=l'
-        lines.append(f"    label={_quoted(title)} {look}")
-        inside = [shape for shape in picture.shapes.values() if shape.group == group]
-        lines += [f"    {_dot_node(ids[shape.key], shape)}" for shape in inside]
-        lines.append("  }")
+    for group in picture.groups:
+        if picture.parents.get(group) is None:
+            lines += _dot_group(picture, group, ids, "  ")
     for arrow in picture.arrows:
         attributes = [f'color="{arrow.colour}"']
         if arrow.label:
@@ -63,8 +62,25 @@ def to_dot(picture: Picture) -> str:
         if arrow.style == "trains":
             # What trains what is not an order of things: it must not pull the layout about.
             attributes += ["style=dashed", "constraint=false", "arrowhead=vee"]
+        if arrow.style == "carried":
+            attributes += ["style=bold", "constraint=false"]
         lines.append(f"  {ids[arrow.start]} -> {ids[arrow.end]} [{' '.join(attributes)}]")
     return "\n".join([*lines, "}", ""])
+
+
+def _dot_group(picture: Picture, group: str, ids: Mapping[str, str], space: str) -> list[str]:
+    """A task, or a loop inside of one."""
+    number, loop = list(picture.groups).index(group), group in picture.parents
+    fill, border = ("#f3eef7", CARRIED) if loop else ("#f7f9fa", GROUP)
+    look = f'style="rounded,filled" fillcolor="{fill}"'
+    lines = [f"{space}subgraph cluster_{number} {{"]
+    lines.append(f'{space}  label={_quoted(picture.groups[group])} {look} color="{border}" labeljust=l')
+    inside = [shape for shape in picture.shapes.values() if shape.group == group]
+    lines += [f"{space}  {_dot_node(ids[shape.key], shape)}" for shape in inside]
+    for other, parent in picture.parents.items():
+        if parent == group:
+            lines += _dot_group(picture, other, ids, f"{space}  ")
+    return [*lines, f"{space}}}"]
 
 
 def _dot_node(id_: str, shape: Shape) -> str:
@@ -85,6 +101,8 @@ def _dot_legend(picture: Picture) -> str:
         cells.append(f"<td>{_small(f'━━ link: {rule}', colour)}</td>")
     if any(arrow.style == "trains" for arrow in picture.arrows):
         cells.append(f"<td>{_small('╌╌ trains', TRAINS)}</td>")
+    if any(arrow.style == "carried" for arrow in picture.arrows):
+        cells.append(f"<td>{_small('━━ carried to the next step', CARRIED)}</td>")
     title = f'<font point-size="18">{_html(picture.title)}</font>'
     legend = f'<table border="0" cellspacing="6" cellpadding="3"><tr>{"".join(cells)}</tr></table>'
     row = f"<tr><td>{legend}</td></tr>" if cells else ""
@@ -114,15 +132,13 @@ def to_mermaid(picture: Picture) -> str:
     lines = ["---", f"title: {_yaml(picture.title)}", "---", "flowchart LR"]
     loose = [shape for shape in picture.shapes.values() if shape.group is None]
     lines += [f"  {_mermaid_node(ids[shape.key], shape)}" for shape in loose]
-    for number, (group, title) in enumerate(picture.groups.items()):
-        lines.append(f'  subgraph g{number}["{_escaped(title)}"]')
-        inside = [shape for shape in picture.shapes.values() if shape.group == group]
-        lines += [f"    {_mermaid_node(ids[shape.key], shape)}" for shape in inside]
-        lines.append("  end")
+    for group in picture.groups:
+        if picture.parents.get(group) is None:
+            lines += _mermaid_group(picture, group, ids, "  ")
     styles = []
     for number, arrow in enumerate(picture.arrows):
         start, end = ids[arrow.start], ids[arrow.end]
-        shaft = {"data": "-->", "link": "==>", "trains": "-.->"}[arrow.style]
+        shaft = {"data": "-->", "link": "==>", "trains": "-.->", "carried": "-->"}[arrow.style]
         label = f'|"{_escaped(arrow.label)}"|' if arrow.label else ""
         lines.append(f"  {start} {shaft}{label} {end}")
         if arrow.style != "data":
@@ -137,6 +153,16 @@ def to_mermaid(picture: Picture) -> str:
         members = [ids[shape.key] for shape in picture.shapes.values() if shape.kind == kind]
         lines.append(f"  class {','.join([*members, f'k_{kind}'])} {kind}")
     return "\n".join([*lines, ""])
+
+
+def _mermaid_group(picture: Picture, group: str, ids: Mapping[str, str], space: str) -> list[str]:
+    lines = [f'{space}subgraph g{list(picture.groups).index(group)}["{_escaped(picture.groups[group])}"]']
+    inside = [shape for shape in picture.shapes.values() if shape.group == group]
+    lines += [f"{space}  {_mermaid_node(ids[shape.key], shape)}" for shape in inside]
+    for other, parent in picture.parents.items():
+        if parent == group:
+            lines += _mermaid_group(picture, other, ids, f"{space}  ")
+    return [*lines, f"{space}end"]
 
 
 def _mermaid_node(id_: str, shape: Shape) -> str:
@@ -155,6 +181,8 @@ def _mermaid_legend(picture: Picture, edges: int) -> list[str]:
     entries = [(f"link: {rule}", colour, "==>") for rule, colour in picture.legend]
     if any(arrow.style == "trains" for arrow in picture.arrows):
         entries.append(("trains", TRAINS, "-.->"))
+    if any(arrow.style == "carried" for arrow in picture.arrows):
+        entries.append(("carried to the next step", CARRIED, "-->"))
     for number, (text, colour, shaft) in enumerate(entries):
         lines.append(f'    k{number}a[" "] {shaft}|"{_escaped(text)}"| k{number}b[" "]')
         styles.append(f"  linkStyle {edges + number} stroke:{colour},color:{colour}")

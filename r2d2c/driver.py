@@ -80,6 +80,7 @@ def check_spec(
 ) -> Checked:
     from r2d2c.credit.registry import rules as credit_rules
     from r2d2c.infer import infer
+    from r2d2c.passes.forms import choose_forms
     from r2d2c.passes.legality import check_after
     from r2d2c.passes.rewrite import rewrite
     from r2d2c.resolve.imports import load_imports
@@ -93,6 +94,8 @@ def check_spec(
     graph = resolve(spec, ops, imported, sink, seed, credit_rules(rules))
     sink.stop_on_errors()
     graph = infer(check_after(graph, ops), ops, sink)
+    sink.stop_on_errors()
+    graph = choose_forms(graph, ops, sink)
     sink.stop_on_errors()
     graph = rewrite(check_after(graph, ops), ops, credit_rules(rules), sink)
     sink.stop_on_errors()

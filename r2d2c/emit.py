@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import lcm
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.fx as fx
 
 from r2d2c.diagnostics import Sink
-from r2d2c.graph import Storage
+from r2d2c.emit_loops import Loops, loop_calls, passed_on, said_of, usual_values
+from r2d2c.graph import Argument, Storage
 from r2d2c.lower.builder import identifier
 from r2d2c.lower.graphs import LoweredVisit, TrainingLowering, accumulate, lower_forward, lower_inference
 from r2d2c.lower.init import draw_of, seed_of, shape_of
+from r2d2c.lower.loops import LoopCall
 from r2d2c.ops import functions
 
 if TYPE_CHECKING:
@@ -83,12 +85,18 @@ def put(root, name, tensor, kind="param"):
 class Rng:
     """Random numbers of a learning pass: a generator for every (seed, node, step)."""
 
-    def __init__(self, seed, step):
-        self.seed, self.step = seed, step
+    def __init__(self, seed, step, place=""):
+        self.seed, self.step, self.place = seed, step, place
 
     def generator(self, node, device):
-        digest = hashlib.blake2b(f"{self.seed}\\0{node}\\0{self.step}".encode(), digest_size=8).digest()
+        key = f"{self.seed}\\0{node}{self.place}\\0{self.step}"
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
         return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+''',
+    "Rng.at": '''
+    def at(self, place):
+        """Where a step of a loop draws from."""
+        return Rng(self.seed, self.step, f"{self.place}#{place}")
 ''',
     "accumulate": '''
 def accumulate(parameter, gradient):
@@ -107,41 +115,62 @@ def emit_python(model: Model) -> str:
     losses = lower_forward(graph, ops, [(name, graph.losses[name].value) for name in shown], training=False)
     rhythms, passes = _passes(model)
     random = any(each.lowered.random for each in passes)
-    inputs = ", ".join(["self", *(identifier(p.name) for p in model._inference_graph.body.inputs)])
+    every = [inference.fx, losses.fx, *(each.lowered.fx for each in passes)]
+    inner = [call.fx for each in every for call in loop_calls(each)]
+    _refuse_foreign(spec.name, *every, *inner)
+    loops = Loops(lambda head, doc, step: _method(head, doc, step, None, loops), _names(*every))
+    loops.add(every)
+    arguments = usual_values(graph.arguments)
+    inputs = ["self", *(identifier(p.name) for p in model._inference_graph.body.inputs), *arguments]
     batch = [identifier(p.name) for p in graph.body.inputs]
     methods = [
-        _method(f"def forward({inputs}):", "The composed model: outputs by name.", inference.fx, None),
         _method(
-            f"def losses({', '.join(['self', *batch])}):",
+            f"def forward({', '.join(inputs)}):",
+            "The composed model: outputs by name.",
+            inference.fx,
+            None,
+            loops,
+        ),
+        _method(
+            f"def losses({', '.join(['self', *batch, *arguments])}):",
             "The losses of a batch as the model is used, unweighted, by name.",
             losses.fx,
             lambda results: f"return {_dictionary(shown, results)}",
+            loops,
             decorator="@torch.no_grad()",
         ),
-        *_learning(rhythms, passes, batch, [port.name for port in graph.body.outputs]),
+        *_learning(
+            rhythms, passes, batch, [port.name for port in graph.body.outputs], graph.arguments, loops
+        ),
     ]
-    every = [each.lowered.fx for each in passes]
-    _refuse_foreign(spec.name, inference.fx, losses.fx, *every)
-    body = "\n".join(methods)
+    body = "".join(f"    {line}\n" if line else "\n" for text in methods for line in text.split("\n"))
+    called = _called(*every, *inner)
+    written = loops.written()
     helpers = [_HELPERS["make"]]
     imports = ["import torch", "from torch import nn"]
     if random:
-        helpers.append(_HELPERS["Rng"])
+        helpers.append(_HELPERS["Rng"] + (_HELPERS["Rng.at"] if inner else ""))
         imports.insert(0, "import hashlib\n")
     if "accumulate(" in body:
         helpers.append(_HELPERS["accumulate"])
-    called = _called(inference.fx, losses.fx, *every)
     if called:
         helpers += [f"\n{inspect.getsource(function)}" for function in called]
         imports.insert(0, "from typing import Any\n")
-    if "math." in body:
+    helpers += [*loops.helpers(), *written]
+    own = loops.imports()
+    imports += own[-1:] if own and "torch" in own[-1] else []
+    if loops.halts:
+        imports.insert(0, "\n".join(line for line in own if "torch" not in line) + "\n")
+    if "math." in body or any("math." in text for text in written):
         imports.insert(0, "import math\n")
     document = spec.spec.document
     head = _HEAD.format(
         title=f"{spec.name}, a compiled network.",
         version=_version(),
         source=spec.spec.source.name.replace("\\", "/").rpartition("/")[2],
-        doc=f"\n{document.doc.strip()}\n" if document.doc else "",
+        doc="".join(
+            f"\n{text}\n" for text in ((document.doc or "").strip(), said_of(graph.arguments)) if text
+        ),
         imports="\n".join(imports),
         helpers="\n".join(helpers).strip("\n") + "\n",
         name=_class_name(spec.name),
@@ -172,19 +201,27 @@ def _passes(model: Model) -> tuple[list[int], list[_Pass]]:
     return rhythms, found
 
 
-def _learning(rhythms: list[int], passes: list[_Pass], batch: list[str], outputs: list[str]) -> Iterator[str]:
+def _learning(
+    rhythms: list[int],
+    passes: list[_Pass],
+    batch: list[str],
+    outputs: list[str],
+    arguments: Mapping[str, Argument],
+    loops: Loops,
+) -> Iterator[str]:
     """The method `learn`; one for each pass, and `learn` to choose, if there are several."""
+    given = ["self", *batch, *usual_values(arguments)]
     doc = "One learning pass: adds to every .grad; gives the losses and the outputs."
     if len(passes) > 1:
         trains = ", ".join(f"self.step % {n} == 0" for n in rhythms)
         table = ", ".join(f"{each.trains}: self.learn_{number}" for number, each in enumerate(passes))
         lines = [
-            f"def learn({', '.join(['self', *batch])}):",
+            f"def learn({', '.join(given)}):",
             f'    """{doc} Some losses train now and then."""',
             f"    learn = {{{table}}}[{trains},]",
-            f"    return learn({', '.join(batch)})",
+            f"    return learn({', '.join([*batch, *passed_on(arguments)])})",
         ]
-        yield "".join(f"    {line}\n" for line in lines)
+        yield "\n".join(lines) + "\n"
     for number, each in enumerate(passes):
         name = "learn" if len(passes) == 1 else f"learn_{number}"
         prelude = ["rng = Rng(self.seed, self.step)"] if each.lowered.random else []
@@ -196,8 +233,14 @@ def _learning(rhythms: list[int], passes: list[_Pass], batch: list[str], outputs
             return f"return {found}, {_dictionary(outputs, made[: len(outputs)])}"
 
         said = doc if len(passes) == 1 else f"With the losses {', '.join(each.losses)}."
-        signature = f"def {name}({', '.join(['self', *batch])}):"
-        yield _method(signature, said, each.lowered.fx, learned, prelude=prelude)
+        yield _method(
+            f"def {name}({', '.join(given)}):", said, each.lowered.fx, learned, loops, prelude=prelude
+        )
+
+
+def _names(*graphs: fx.Graph) -> set[str]:
+    """The local variables of some graphs."""
+    return {name for graph in graphs for node in graph.nodes for name in (node.name, str(node.target))}
 
 
 def _refuse_foreign(name: str, *graphs: fx.Graph) -> None:
@@ -205,7 +248,7 @@ def _refuse_foreign(name: str, *graphs: fx.Graph) -> None:
     sink = Sink()
     for graph in graphs:
         for node in graph.nodes:
-            if node.op != "call_function" or node.target is accumulate:
+            if node.op != "call_function" or node.target is accumulate or isinstance(node.target, LoopCall):
                 continue
             module = getattr(node.target, "__module__", None) or "torch"
             if module == functions.__name__:
@@ -223,8 +266,12 @@ def _refuse_foreign(name: str, *graphs: fx.Graph) -> None:
 
 
 def _called(*graphs: fx.Graph) -> list[Callable[..., object]]:
-    """The functions of ours that some graphs call, and those that they call, in the order they are defined in."""
-    known = dict(inspect.getmembers(functions, inspect.isfunction))
+    """What of ours some graphs call, and what that calls, in the order it is defined in."""
+    known = {
+        name: made
+        for name, made in vars(functions).items()
+        if inspect.isfunction(made) or (inspect.isclass(made) and made.__module__ == functions.__name__)
+    }
     waiting = [
         node.target.__name__
         for graph in graphs
@@ -236,8 +283,15 @@ def _called(*graphs: fx.Graph) -> list[Callable[..., object]]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += [other for other in known[name].__code__.co_names if other in known]
-    return sorted((known[name] for name in found), key=lambda f: f.__code__.co_firstlineno)
+            waiting += [other for other in _words(known[name]) if other in known]
+    return sorted((known[name] for name in found), key=lambda made: inspect.getsourcelines(made)[1])
+
+
+def _words(made: Any) -> list[str]:
+    """The global names that a function, or the functions of a class, use."""
+    parts = vars(made).values() if inspect.isclass(made) else [made]
+    inner = [getattr(part, "__func__", part) for part in parts]
+    return [word for f in inner if inspect.isfunction(f) for word in f.__code__.co_names]
 
 
 def _version() -> str:
@@ -280,10 +334,11 @@ def _method(
     doc: str,
     graph: fx.Graph,
     returns: Callable[[list[str]], str] | None,
+    loops: Loops,
     decorator: str = "",
     prelude: list[str] | None = None,
 ) -> str:
-    """A method from an fx graph: fx's own statements, with the place in the spec beside them."""
+    """A function from an fx graph: fx's own statements, with the place in the spec beside them."""
     places = {node.name: _place(node) for node in graph.nodes}
     lines = [decorator] if decorator else []
     lines += [signature, f'    """{doc}"""', *(f"    {line}" for line in prelude or [])]
@@ -293,10 +348,11 @@ def _method(
         r"(?<![\w.])(" + "|".join(map(re.escape, sorted(reads, key=len, reverse=True))) + r")(?!\w)"
     )
     shown = ""
-    for line in graph.python_code("self").src.splitlines():
+    code = graph.python_code("self")
+    for line in code.src.splitlines():
         if not line.startswith("    ") or not line.strip():
             continue
-        line = _OURS.sub("", _BUILTIN.sub(_public, _DELETIONS.sub("", line)))
+        line = loops.named(_OURS.sub("", _BUILTIN.sub(_public, _DELETIONS.sub("", line))), code.globals)
         variable = line.strip().partition(" = ")[0]
         if variable in reads:
             continue
@@ -311,7 +367,7 @@ def _method(
             line = f"{line}  # {place}"
             shown = place
         lines.append(line)
-    return "\n".join(f"    {line}" if line else "" for line in lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _public(match: re.Match[str]) -> str:

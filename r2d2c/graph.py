@@ -8,15 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from r2d2c.source import Span
 from r2d2c.types import DimLike, TensorType
 
+if TYPE_CHECKING:
+    from r2d2c.hypernets import Generated
+
 Stage = Literal["resolved", "typed", "inference", "training"]
 StorageKind = Literal["param", "frozen", "statistic", "stream"]
 RegionKind = Literal[
-    "model", "behavior", "representative", "loss", "teach", "block", "output", "metric", "credit"
+    "model",
+    "behavior",
+    "representative",
+    "loss",
+    "teach",
+    "block",
+    "loop",
+    "step",
+    "output",
+    "metric",
+    "credit",
 ]
 EMPTY: Mapping[str, Any] = {}
 
@@ -58,6 +71,10 @@ CORE_OPS: dict[str, str] = {
     "param": "reads attrs['storage'] from the storage table",
     "constant": "the number or bool attrs['value']",
     "size": "the size attrs['dim'], a dim that is known only when the model runs",
+    "argument": "the number attrs['name'] that is given when the model runs",
+    "loop": "runs the region attrs['region'] again and again, as attrs['loop'] says, on carries, sequences and the rest",
+    "code": "what the hypernet attrs['hypernet'] generates from, of its context; typed graphs have none any more",
+    "generate": "the parameter attrs['storage'], from a code; typed graphs have none any more",
     "call": "runs the region attrs['region'] on its inputs; attrs['credit'] has the credit of each",
     "stop": "its input, as a constant for learning",
     "leaf": "its input, as a constant from which gradients are taken back; with attrs['cut'], the value of a link",
@@ -70,6 +87,10 @@ CORE_OPS: dict[str, str] = {
     "update": "writes its input to the statistic attrs['storage']; without one, lets the optimizer change that parameter",
     "probe": "its input times attrs['storage'], the scale that `wiring --prove` turns",
 }
+
+
+# The ops that use a region, and so run what is in it.
+USES = ("call", "loop")
 
 
 class Port(NamedTuple):
@@ -111,7 +132,10 @@ class Init:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A row of the storage table. ``type`` is None until inference; ``owner`` is the region that made it."""
+    """A row of the storage table. ``type`` is None until inference; ``owner`` is the region that made it.
+
+    stack: the step of a loop, and for how many of them there is one each, along the first axis.
+    """
 
     name: str
     kind: StorageKind
@@ -121,6 +145,30 @@ class Storage:
     axes: tuple[str, ...] = ()
     origin: Span | None = None
     fans: tuple[int, int] | None = None
+    stack: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A number that is given when the model runs: the size of a dim that no port shows, or a width.
+
+    usual: what it is where it is not given. allowed: the numbers it may be, if not all from ``low`` to ``high``.
+    """
+
+    name: str
+    kind: Literal["size", "number"]
+    usual: float
+    low: float
+    high: float
+    allowed: tuple[float, ...] = ()
+
+    def check(self, value: float) -> str | None:
+        """What is wrong with a value, if something is."""
+        good = value in self.allowed if self.allowed else self.low <= value <= self.high
+        if good:
+            return None
+        shown = ", ".join(f"{v:g}" for v in self.allowed) if self.allowed else f"{self.low:g}..{self.high:g}"
+        return f"`{self.name}` is {value:g}, the spec says {shown}"
 
 
 def spelled(value: object) -> str:
@@ -273,12 +321,19 @@ class Graph:
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     types: Mapping[Value, TensorType] = field(default_factory=dict)
     bounds: Mapping[Value, DimLike] = field(default_factory=dict)
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
     visits: tuple[Visit, ...] = ()
+    generated: tuple[Generated, ...] = ()
     seed: int = 0
 
     @property
     def body(self) -> Region:
         return self.regions[self.main]
+
+    @property
+    def steps(self) -> dict[str, Region]:
+        """The bodies of loops, which a flat graph keeps."""
+        return {name: region for name, region in self.regions.items() if region.kind == "step"}
 
     def with_(self, **changes: Any) -> Graph:
         return replace(self, **changes)
@@ -292,7 +347,7 @@ def storage_read(graph: Graph, region: str) -> set[str]:
         for node in graph.regions[todo.pop()].nodes:
             if node.op == "param":
                 found.add(node.attrs["storage"])
-            elif node.op == "call" and node.attrs["region"] not in seen:
+            elif node.op in USES and node.attrs["region"] not in seen:
                 seen.add(node.attrs["region"])
                 todo.append(node.attrs["region"])
     return found

@@ -11,9 +11,14 @@ from typing import Any
 
 from r2d2c.diagnostics import Sink
 from r2d2c.graph import Graph, Init, Node, Region, Storage, Value
+from r2d2c.loops import Loop, element, given_type, loop_of, sequence_axis
 from r2d2c.ops.record import Namespace, Op, ShapeError, Shapes
 from r2d2c.source import Span
 from r2d2c.types import Dim, DimLike, TensorType, Unifier, symbol
+
+
+# What an op's own storage is read with.
+_MADE = ("param", "generate")
 
 
 class Signature:
@@ -41,13 +46,13 @@ class Signatures:
     """`Signature`s by op name."""
 
     def __init__(self, ops: Mapping[str, Op]) -> None:
-        self._ops = ops
+        self.ops = ops
         self._made: dict[str, Signature] = {}
 
     def __getitem__(self, name: str) -> Signature:
         made = self._made.get(name)
         if made is None:
-            made = self._made[name] = Signature(self._ops[name])
+            made = self._made[name] = Signature(self.ops[name])
         return made
 
 
@@ -147,6 +152,8 @@ class _Inference:
     def _sized(self, value: Any) -> Any:
         if isinstance(value, Dim):
             return self.unifier.resolve(value)
+        if isinstance(value, Loop):
+            return value.mapped(self.unifier.resolve)
         if type(value) is dict:
             return {key: self._sized(part) for key, part in value.items()}
         return tuple(map(self._sized, value)) if type(value) is tuple else value
@@ -165,14 +172,35 @@ class _Inference:
                 types[Value(node.id)] = TensorType(dtype)
             elif op == "size":
                 types[Value(node.id)] = TensorType("int")
-            elif op == "param":
-                type_ = self.storage[node.attrs["storage"]].type
-                if type_ is not None:
-                    types[Value(node.id)] = type_
+            elif op in ("param", "generate"):
+                row = self.storage[node.attrs["storage"]]
+                if row.type is not None:
+                    stacked = row.type.dims[1:] if row.stack is not None else row.type.dims
+                    types[Value(node.id)] = row.type.with_dims(stacked)
+            elif op == "argument":
+                whole = self.graph.arguments[node.attrs["name"]].kind == "size"
+                types[Value(node.id)] = TensorType("int" if whole else "float")
+            elif op == "code":
+                self._code(node)
             elif op == "call":
                 self._call(node)
+            elif op == "loop":
+                self._loop(node)
             else:
                 self._op(node)
+
+    def _code(self, node: Node) -> None:
+        """Type the codes of a hypernet. What `generate` gives is typed as if it were the same for every context."""
+        given = self.types.get(node.inputs[0]) if node.inputs[0] is not None else None
+        if given is None:
+            return
+        context, net = self.unifier.resolve_type(given), node.attrs["hypernet"]
+        refused = net.refuses(context)
+        if refused is not None:
+            self.sink.report("E330", node.origin, refused, also=[(net.origin, "this hypernet")])
+            return
+        for port, type_ in enumerate(net.types(context)):
+            self.types[Value(node.id, port)] = type_
 
     def _call(self, node: Node) -> None:
         callee = self.graph.regions[node.attrs["region"]]
@@ -204,6 +232,62 @@ class _Inference:
             if port.value in self.bounds and given is not None:
                 self._bound(given, self.bounds[port.value], node.origin)
 
+    def _loop(self, node: Node) -> None:
+        """Type a loop: its carries are what they are declared, and every step has to leave them so."""
+        loop, step = loop_of(node), self.graph.regions[node.attrs["region"]]
+        count = len(loop.carries)
+        for carry, port, given in zip(loop.carries, step.inputs, node.inputs, strict=False):
+            found = self.types.get(given) if given is not None else None
+            if found is not None and not self._same(carry.type, found):
+                message = f"the carry `{carry.name}` is {carry.type}, and its initial value is {found}"
+                self.sink.report("E320", carry.origin, message)
+            self.types[port.value] = carry.type
+        for port, given in list(zip(step.inputs, node.inputs, strict=True))[count:]:
+            found = self.types.get(given) if given is not None else None
+            if found is not None and given is not None:
+                self.types[port.value] = found
+                self.source.setdefault(port.value, given)
+        for port in step.inputs[count : count + loop.sequences]:
+            found = self.types.get(port.value)
+            if found is None:
+                continue
+            axis = sequence_axis(self.unifier.resolve_type(found), self.unifier.resolve(loop.trips))
+            if axis is None:
+                message = f"`{port.name}` is {found}, which has no axis {loop.trips}: the loop reads one element of it a step"
+                self.sink.report("E321", node.origin, message)
+                del self.types[port.value]
+            else:
+                self.types[port.value] = element(found, axis)
+        if step.name not in self.done:
+            self._region(step)
+        for carry, port in zip(loop.carries, step.outputs, strict=False):
+            found = self.types.get(port.value)
+            if found is not None and not self._same(carry.type, found):
+                maker = self._maker(port.value)
+                also = [(carry.origin, f"declared as {carry.type}")]
+                message = f"the carry `{carry.name}` is {carry.type} before a step of `{loop.name}` and {found} after it"
+                self.sink.report("E322", maker.origin if maker else node.origin, message, also=also)
+        if loop.halt is not None:
+            self._halting(node, loop, step)
+        for number, gives in enumerate(loop.gives):
+            type_ = given_type(gives, step, self.types, loop)
+            if type_ is not None:
+                self.types[Value(node.id, number)] = type_
+                if gives.kind == "last":
+                    self.source[Value(node.id, number)] = step.outputs[gives.port].value
+
+    def _halting(self, node: Node, loop: Loop, step: Region) -> None:
+        assert loop.halt is not None
+        found = self.types.get(step.outputs[loop.halt.port].value)
+        if found is None:
+            return
+        batched = len(found.dims) == 1 and isinstance(found.dims[0], Dim) and "B" in found.dims[0].symbols()
+        if not batched or not (found.dtype == "bool" or found.floating):
+            maker = self._maker(step.outputs[loop.halt.port].value)
+            message = f"`until` of `{loop.name}` is {found}: it says for every sample whether it halts, f32[B] or bool[B]"
+            fix = "take one number a sample, such as `sigmoid(linear(c, 1))[:, 0]`"
+            self.sink.report("E323", maker.origin if maker else node.origin, message, fix=fix)
+
     def _same(self, left: TensorType, right: TensorType) -> bool:
         unify = self.unifier.unify
         return (
@@ -230,7 +314,7 @@ class _Inference:
             type_ = types.get(value) if value is not None else None
             if type_ is None and value is not None:
                 maker = self.origins.get(value.node)
-                own = maker is not None and maker.op == "param" and maker.attrs["storage"].startswith(node.id)
+                own = maker is not None and maker.op in _MADE and maker.attrs["storage"].startswith(node.id)
                 if not own:
                     return  # reported where it failed
                 waiting = True
@@ -267,19 +351,22 @@ class _Inference:
             if value is None or name not in specs:
                 continue
             reader = self.origins[value.node]
-            if reader.op != "param" or self.storage[reader.attrs["storage"]].type is not None:
+            if reader.op not in _MADE or self.storage[reader.attrs["storage"]].type is not None:
                 continue
             spec, row = specs[name], self.storage[reader.attrs["storage"]]
             kind = spec.kind if spec.kind != "param" else row.kind
             init = spec.init if row.init == Init("default") else row.init
             type_ = TensorType(dtype, spec.dims)
+            own = type_
+            if row.stack is not None:
+                type_ = type_.with_dims((row.stack[1], *type_.dims))
             fans = None
             if spec.fans is not None:
                 sizes = tuple(self.unifier.resolve(f) for f in spec.fans)
                 fans = (int(sizes[0]), int(sizes[1])) if all(isinstance(f, int) for f in sizes) else None  # type: ignore[arg-type]
             self.storage[row.name] = replace(row, type=type_, kind=kind, init=init, axes=spec.axes, fans=fans)
-            self.types[value] = type_
-            setattr(space, name, type_)
+            self.types[value] = own
+            setattr(space, name, own)
 
     def _take_bounds(self, node: Node, signature: Signature) -> None:
         for argument, limit in self.shapes.bounds:
@@ -361,6 +448,8 @@ def _symbols(values: Iterable[Any]) -> set[str]:
     for value in values:
         if isinstance(value, Dim):
             found |= value.symbols()
+        elif isinstance(value, Loop):
+            found |= _symbols(value.dims)
         elif type(value) in (tuple, dict):
             found |= _symbols(value.values() if type(value) is dict else value)
     return found

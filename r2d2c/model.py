@@ -183,6 +183,8 @@ class Model(torch.nn.Module):
         """The composed model: no representative, no target. Inputs by name; outputs by name."""
         if self.graph.ranges:
             self._check_ranges(inputs)
+        if self.graph.arguments:
+            inputs = self._with_arguments(inputs)
         run = self._compiled.get("inference")
         if run is None:
             with paused_collector():
@@ -205,11 +207,33 @@ class Model(torch.nn.Module):
                         f"{self._spec.name}: `{port.name}` has {dim}={size}, the spec says {low}..{high}"
                     )
 
+    def _split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a call gives, and apart from it the arguments, those too that it does not give.
+
+        Raises ValueError if one is outside of what the spec says.
+        """
+        known = self.graph.arguments
+        rest = {name: value for name, value in given.items() if name not in known}
+        found: dict[str, Any] = {}
+        for name, argument in known.items():
+            value = given.get(name, argument.usual)
+            value = int(value) if argument.kind == "size" and float(value).is_integer() else float(value)
+            problem = argument.check(value)
+            if problem is not None or (argument.kind == "size" and not isinstance(value, int)):
+                raise ValueError(f"{self._spec.name}: {problem or f'`{name}` is a whole number'}")
+            found[name] = value
+        return rest, found
+
+    def _with_arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        rest, found = self._split(inputs)
+        return {**rest, **{name: found[name] for name in self._inference_lowered.arguments}}
+
     def _explain(self, given: Mapping[str, Any], graph: Graph, error: Exception) -> None:
         """Raise what a user can act on, if the inputs are not what the spec says."""
         ports = {port.name: graph.types[port.value] for port in graph.body.inputs}
         problems = [f"`{name}` is missing" for name in ports if name not in given]
-        problems += [f"there is no input `{name}`" for name in given if name not in ports]
+        known = {*ports, *self.graph.arguments}
+        problems += [f"there is no input `{name}`" for name in given if name not in known]
         for name, type_ in ports.items():
             value = given.get(name)
             if value is None:
@@ -262,6 +286,7 @@ class Model(torch.nn.Module):
         self, batch: Mapping[str, torch.Tensor], slots: dict[Value, Any], outputs: bool
     ) -> Iterator[VisitResult]:
         graph = self._training_graph
+        batch, numbers = self._split(batch) if graph.arguments else (batch, {})
         self._check_batch(batch, graph)
         for port in graph.body.inputs:
             slots[port.value] = batch[port.name]
@@ -275,6 +300,8 @@ class Model(torch.nn.Module):
                 del slots[value]
             if lowered.random:
                 arguments.append(rng)
+            if lowered.arguments:
+                arguments.extend(numbers[name] for name in lowered.arguments)
             try:
                 if torch.is_grad_enabled():
                     results = visit.run(*arguments)
@@ -327,7 +354,8 @@ class Model(torch.nn.Module):
         Losses that credit rules made from gradients, such as that of a synthetic predictor, are left out.
         """
         graph = self._training_graph
-        self._check_batch(batch, graph)
+        given, numbers = self._split(batch)
+        self._check_batch(given, graph)
         if "losses" not in self._compiled:
             wanted = [(name, graph.losses[name].value) for name in self._forward_losses]
             lowered = lower_forward(graph, self._spec.ops, wanted, False, self._float)
@@ -337,7 +365,9 @@ class Model(torch.nn.Module):
             self._compiled["losses"] = (lowered, compile_visit(self, visit))
         lowered, run = self._compiled["losses"]
         with torch.no_grad():
-            results = run(*(batch[name] for name in lowered.inputs))
+            results = run(
+                *(given[name] for name in lowered.inputs), *(numbers[name] for name in lowered.arguments)
+            )
         return dict(zip(lowered.outputs, results, strict=True))
 
     # -- looking inside

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from r2d2c.credit.record import CreditRule
@@ -11,13 +11,17 @@ from r2d2c.draw_credit import place_of
 from r2d2c.driver import Checked
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.infer import Signatures
+from r2d2c.loops import loop_of
 from r2d2c.printer import signals_of
 from r2d2c.regions import homes
+from r2d2c.source import Span
 from r2d2c.types import Dim, TensorType, evaluate
 
 BYTES = {"f64": 8, "i64": 8, "f32": 4, "i32": 4, "bf16": 2, "f16": 2, "i16": 2}
 _BACKWARD = ("vjp", "accumulate", "update")
-_FREE = ("port", "param", "constant", "size", "stop", "leaf")
+_FREE = ("port", "param", "constant", "size", "argument", "stop", "leaf")
+# Another shape of what is there.
+_VIEWS = ("reshape", "flatten", "squeeze", "unsqueeze")
 
 
 def elements(type_: TensorType | None, sizes: Mapping[str, int] | None = None) -> int:
@@ -68,8 +72,42 @@ class VisitPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class LoopPlan:
+    """A loop of the learning pass in numbers; of a loop in another one, for one step of that.
+
+    steps: at the most, where samples halt. flops: of one step forward, for one sample. stored: bytes that one step
+    keeps for its backward, for the batch. bytes: what the loop holds in all, with the values that it gives of every step.
+    """
+
+    name: str
+    within: str
+    steps: int
+    halts: bool
+    flops: int
+    stored: int
+    bytes: int
+    recompute: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedPlan:
+    """A generated parameter in numbers, for one use of its hypernet.
+
+    numbers: how many it has for one sample. made: how many of these are ever there. bytes: of those, for the batch.
+    """
+
+    name: str
+    form: str
+    why: str
+    numbers: int
+    made: int
+    bytes: int
+    origin: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """The schedule with its costs. ``sizes``: the run-time dims it was counted with."""
+    """The schedule with its costs. ``sizes``: the run-time dims and arguments it was counted with."""
 
     name: str
     visits: tuple[VisitPlan, ...]
@@ -77,6 +115,8 @@ class Plan:
     inference_flops: int
     batch: int
     sizes: dict[str, int] = field(default_factory=dict)
+    loops: tuple[LoopPlan, ...] = ()
+    generated: tuple[GeneratedPlan, ...] = ()
 
     @property
     def peak(self) -> int:
@@ -92,18 +132,16 @@ class Plan:
 def plan(
     checked: Checked, rules: Mapping[str, CreditRule], batch: int = 32, sizes: Mapping[str, int] | None = None
 ) -> Plan:
-    """Count a spec. Run-time dims but the batch get ``sizes``, else the middle of their range, else 1."""
+    """Count a spec. Run-time dims but the batch get ``sizes``, else the usual size or the middle of their range, else 1."""
     from r2d2c.passes.inline import inference_graph
     from r2d2c.passes.training import training_graph
 
     graph = checked.graph
     training = training_graph(graph, checked.ops, rules)
     inference = inference_graph(graph)
-    known = {name: (low + high) // 2 for name, (low, high) in graph.ranges.items()} | dict(sizes or {})
-    used = {
-        s for type_ in training.types.values() for d in type_.dims if isinstance(d, Dim) for s in d.symbols()
-    }
-    one = dict.fromkeys(used, 1) | known | {"B": 1}
+    known = {name: (low + high) // 2 for name, (low, high) in graph.ranges.items()}
+    known |= {name: int(a.usual) for name, a in graph.arguments.items() if a.kind == "size"}
+    one = dict.fromkeys(run_time_dims(training), 1) | known | dict(sizes or {}) | {"B": 1}
     counter = _Counter(training, Signatures(checked.ops))
     visits = []
     nodes = {node.id: node for node in training.body.nodes}
@@ -116,7 +154,7 @@ def plan(
                 visit.tasks,
                 visit.losses,
                 visit.finished,
-                len(forward),
+                sum(map(counter.ops, forward)),
                 sum(counter.flops(node, one) for node in forward),
                 sum(counter.bytes(node, one | {"B": batch}) for node in forward),
                 signals_of(inside),
@@ -126,7 +164,27 @@ def plan(
     flops = sum(composed.flops(node, one) for node in inference.body.nodes if node.op not in _FREE)
     owners = tuple(_owners(graph, training, set(inference.storage)))
     shown = {name: size for name, size in one.items() if name != "B" and not name.startswith("?")}
-    return Plan(graph.name, tuple(visits), owners, flops, batch, shown)
+    placed = [(nodes[id_], visit.name) for visit in training.visits for id_ in visit.nodes]
+    loops = tuple(row for node, name in placed for row in counter.loops(node, name, one, batch))
+    return Plan(
+        graph.name, tuple(visits), owners, flops, batch, shown, loops, tuple(_generated(graph, one, batch))
+    )
+
+
+def _generated(graph: Graph, sizes: Mapping[str, int], batch: int) -> Iterator[GeneratedPlan]:
+    for row in graph.generated:
+        one, all_ = (TensorType(row.dtype, (*row.lead, row.held)), {**sizes, "B": batch})
+        count = elements(one.with_dims((*row.lead, row.count)), sizes)
+        form = row.form if row.form == row.mode else f"{row.mode}, {row.form}"
+        yield GeneratedPlan(
+            row.parameter, form, row.why, count, elements(one, sizes), size_of(one, all_), row.origin
+        )
+
+
+def run_time_dims(graph: Graph) -> set[str]:
+    """The dims that are known only when the model runs."""
+    dims = [d for type_ in graph.types.values() for d in type_.dims if isinstance(d, Dim)]
+    return {s for d in dims for s in d.symbols()}
 
 
 def _owners(graph: Graph, training: Graph, inference: set[str]) -> Iterable[OwnerPlan]:
@@ -152,9 +210,21 @@ class _Counter:
     """Operations and bytes of the nodes of a flat graph."""
 
     def __init__(self, graph: Graph, signatures: Signatures) -> None:
-        self.types, self.signatures = graph.types, signatures
+        self.types, self.signatures, self.regions = graph.types, signatures, graph.regions
+
+    def ops(self, node: Node) -> int:
+        """How many ops it is written with: of a loop, those of its step."""
+        return sum(map(self.ops, self._step(node))) if node.op == "loop" else 1
+
+    def _step(self, node: Node) -> list[Node]:
+        return [inner for inner in self.regions[node.attrs["region"]].nodes if inner.op not in _FREE]
+
+    def _trips(self, node: Node, sizes: Mapping[str, int]) -> int:
+        return _number(loop_of(node).trips, sizes)
 
     def flops(self, node: Node, sizes: Mapping[str, int]) -> int:
+        if node.op == "loop":
+            return self._trips(node, sizes) * sum(self.flops(inner, sizes) for inner in self._step(node))
         signature = self.signatures[node.op]
         cost = signature.op.cost
         if cost is None:
@@ -170,4 +240,42 @@ class _Counter:
         return sum(elements(type_, sizes) for type_ in self._values(node))
 
     def bytes(self, node: Node, sizes: Mapping[str, int]) -> int:
+        """What is stored of it for the backward: of a loop, its steps, or only its carries where it computes them again."""
+        if node.op != "loop":
+            return self._outputs(node, sizes)
+        loop, trips = loop_of(node), self._trips(node, sizes)
+        step = sum(self.bytes(inner, sizes) for inner in self._step(node))
+        gathered = sum(
+            size_of(self.types.get(Value(node.id, port)), sizes)
+            for port, given in enumerate(loop.gives)
+            if given.kind == "steps"
+        )
+        return gathered + (trips * self._carried(node, sizes) + step if loop.recompute else trips * step)
+
+    def _carried(self, node: Node, sizes: Mapping[str, int]) -> int:
+        return sum(size_of(carry.type, sizes) for carry in loop_of(node).carries)
+
+    def loops(self, node: Node, within: str, sizes: Mapping[str, int], batch: int) -> Iterator[LoopPlan]:
+        """A loop and those in it; nothing for another node."""
+        if node.op != "loop":
+            return
+        loop, whole = loop_of(node), {**sizes, "B": batch}
+        step = self._step(node)
+        kept = sum(self.bytes(inner, whole) for inner in step)
+        yield LoopPlan(
+            loop.name,
+            within,
+            self._trips(node, sizes),
+            loop.halt is not None,
+            sum(self.flops(inner, sizes) for inner in step),
+            self._carried(node, whole) if loop.recompute else kept,
+            self.bytes(node, whole),
+            loop.recompute,
+        )
+        for inner in step:
+            yield from self.loops(inner, loop.name, sizes, batch)
+
+    def _outputs(self, node: Node, sizes: Mapping[str, int]) -> int:
+        if node.op in _VIEWS:
+            return 0
         return sum(size_of(type_, sizes) for type_ in self._values(node))

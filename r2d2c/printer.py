@@ -14,6 +14,7 @@ from typing import Any
 
 from r2d2c.graph import CORE_OPS, Graph, Node, Region, Value
 from r2d2c.ops.record import Arg, Op
+from r2d2c.print_loops import Lines, head_of, parts_of, steps_in_loops, storage_ports
 from r2d2c.source import Span
 from r2d2c.types import Named
 
@@ -47,6 +48,10 @@ class _Printer:
         self.graph, self.ops = graph, ops
         self.nodes = {node.id: node for region in graph.regions.values() for node in region.nodes}
         self.homes = {node.id: region for region in graph.regions.values() for node in region.nodes}
+        self.stored = {
+            id_: name for step in graph.steps.values() for id_, name in storage_ports(graph, step).items()
+        }
+        self.printed: set[str] = set()
 
     def run(self) -> Iterator[str]:
         graph = self.graph
@@ -58,8 +63,9 @@ class _Printer:
         if graph.visits:
             yield from self._visits()
             return
+        inside = steps_in_loops(graph)
         for region in graph.regions.values():
-            if region.nodes or region.outputs:
+            if (region.nodes or region.outputs) and region.name not in inside:
                 yield from self._region(region)
                 yield ""
 
@@ -67,9 +73,18 @@ class _Printer:
     def _dims(self) -> Iterator[str]:
         dims = self.graph.dims
         shown = [f"{name} = {_literal(dim)}" if str(dim) != name else name for name, dim in dims.items()]
-        shown += [f"{name} = {low}..{high}" for name, (low, high) in self.graph.ranges.items()]
+        ranges = self.graph.ranges
+        shown = [text for text in shown if text not in ranges]
+        shown += [f"{name} = {low}..{high}" for name, (low, high) in ranges.items()]
         if shown:
             yield f"dims {', '.join(shown)}"
+        given = [
+            f"{a.name} = {a.usual:g}"
+            + (f" of {', '.join(f'{v:g}' for v in a.allowed)}" if a.allowed else f" of {a.low:g}..{a.high:g}")
+            for a in self.graph.arguments.values()
+        ]
+        if given:
+            yield f"arguments {'; '.join(given)}"
 
     def _storage(self) -> Iterator[str]:
         if not self.graph.storage:
@@ -153,16 +168,20 @@ class _Printer:
             yield f"out {port.name} = {self._value(port.value)}{self._type(port.value)}"
 
     def _body(self, nodes: Iterable[Node]) -> Iterator[str]:
-        lines = []
+        for text, where in self._lines(nodes):
+            yield f"{text}{' ' * _COMMENT}{where}" if where else text
+
+    def _lines(self, nodes: Iterable[Node]) -> Lines:
         for node in nodes:
             if node.op == "port" or (node.op in _INLINE and self._inlined(node)):
                 continue
             where = f"# {place(node.origin)}" if node.origin is not None else ""
-            lines.append(
-                (f"  {self._left(node)}{self._right(node)}{self._attributes(node)}{self._types(node)}", where)
-            )
-        for text, where in lines:
-            yield f"{text}{' ' * _COMMENT}{where}" if where else text
+            yield f"  {self._left(node)}{self._right(node)}{self._attributes(node)}{self._types(node)}", where
+            if node.op == "loop":
+                known = node.attrs["region"] in self.printed
+                self.printed.add(node.attrs["region"])
+                parts = parts_of(self.graph, node, self._value, self._type, self._lines, known)
+                yield from ((f"  {text}", where) for text, where in parts)
 
     def _inlined(self, node: Node) -> bool:
         return not any(port.value.node == node.id for port in self.homes[node.id].outputs)
@@ -182,8 +201,12 @@ class _Printer:
             region = self.graph.regions[attrs["region"]]
             given = [f"{p.name}={self._value(v)}" for p, v in zip(region.inputs, node.inputs, strict=True)]
             return f"call {attrs['region']}({', '.join(given)})"
+        if node.op == "loop":
+            return head_of(node, _literal)
         if node.op == "param":
             return f"@{attrs['storage']}"
+        if node.op == "argument":
+            return f"argument {attrs['name']}"
         if node.op == "constant":
             return f"constant {_literal(attrs['value'])}"
         if node.op == "size":
@@ -259,6 +282,8 @@ class _Printer:
         if node.op == "constant" and self._inlined(node):
             return _literal(node.attrs["value"])
         if node.op == "port":
+            if node.id in self.stored:
+                return f"@{self.stored[node.id]}"
             name = str(node.attrs["name"])
             return f"%{node.id}" if name in self.nodes else f"%{name}"
         return f"%{value.node}#{value.port}" if len(node.outputs) > 1 else f"%{value.node}"

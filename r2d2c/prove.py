@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -120,7 +120,9 @@ def _with_probes(graph: Graph) -> Graph:
     main = graph.body
     every = tuple(in_order([*nodes, *made]))
     region = Region(main.name, main.kind, main.inputs, main.outputs, every, main.origin)
-    return graph.with_(regions={main.name: region}, types=types, storage=storage, losses=losses)
+    return graph.with_(
+        regions={**graph.steps, main.name: region}, types=types, storage=storage, losses=losses
+    )
 
 
 def _probed(node: Node, changed: Mapping[Value, Value], scale: Callable[[str, Value], Value]) -> Node:
@@ -139,14 +141,16 @@ def prove(model: Model) -> Proof:
     probed = _Probed(model.spec, model._backend.name).double()
     moved: set[tuple[str, str]] = set()
     marked = {(loss, name) for loss, row in expected.items() for name, entry in row.items() if entry}
-    for attempt in range(ATTEMPTS):
+    sizes = _sizes(model.graph)
+    for attempt in range(max(ATTEMPTS, 2 * len(sizes))):
         _randomise(probed, attempt)
-        batch = random_batch(probed.graph, seed=attempt, dtype=torch.float64)
+        numbers = sizes[attempt % len(sizes)]
+        batch = {**random_batch(probed.graph, seed=attempt, dtype=torch.float64), **numbers}
         rest = _gradients(probed, batch, None)
         for loss in expected.keys() & probed.scales:
             turned = _gradients(probed, batch, loss)
             moved |= {(loss, name) for name in rest if _differ(rest[name], turned[name])}
-        if marked <= moved:
+        if marked <= moved and attempt + 1 >= len(sizes):
             break
     return Proof(
         tuple(
@@ -157,6 +161,18 @@ def prove(model: Model) -> Proof:
     )
 
 
+def _sizes(graph: Graph) -> list[dict[str, Any]]:
+    """The model's arguments at their usual values, and each as small and as large as it may be: a loop has many depths."""
+    usual = {name: int(a.usual) if a.kind == "size" else a.usual for name, a in graph.arguments.items()}
+    found = [usual]
+    for name, a in graph.arguments.items():
+        for value in (a.low, a.high):
+            other = {**usual, name: int(value) if a.kind == "size" else value}
+            if other not in found:
+                found.append(other)
+    return found
+
+
 def _randomise(model: Model, seed: int) -> None:
     generator = torch.Generator().manual_seed(1000 + seed)
     with torch.no_grad():
@@ -165,9 +181,7 @@ def _randomise(model: Model, seed: int) -> None:
             parameter.normal_(0.0, 1.0 / width**0.5, generator=generator).add_(0.1)
 
 
-def _gradients(
-    model: _Probed, batch: dict[str, torch.Tensor], turned: str | None
-) -> dict[str, torch.Tensor | None]:
+def _gradients(model: _Probed, batch: dict[str, Any], turned: str | None) -> dict[str, torch.Tensor | None]:
     buffers = dict(model.named_buffers())
     for name in model.scales:
         buffers[f"{_PROBE}{name}"].fill_(1.5 if name == turned else 1.0)

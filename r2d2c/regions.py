@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from r2d2c.graph import Graph
+from r2d2c.graph import USES, Graph
 
 _HOMES = ("behavior", "representative", "loss", "output", "credit", "model")
 
@@ -17,7 +17,7 @@ def homes(graph: Graph) -> dict[str, str]:
     while todo:
         name = todo.pop(0)
         for node in graph.regions[name].nodes:
-            callee = str(node.attrs["region"]) if node.op == "call" else ""
+            callee = str(node.attrs["region"]) if node.op in USES else ""
             if callee and callee not in found:
                 found[callee] = found[name]
                 todo.append(callee)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from r2d2c.printer import place
 from r2d2c.source import Span
 from r2d2c.syntax.ast import LinkKey, Syntax, TypeSyntax
-from r2d2c.syntax.spec import Named, Spec
+from r2d2c.syntax.spec import LoopSyntax, Named, Spec
 
 
 def print_syntax(spec: Spec) -> str:
@@ -34,6 +34,13 @@ def _spec(spec: Spec) -> Iterator[str]:
         )
         yield _line(f"block {block.signature.name}({parameters})", block.span)
         yield from _body(block.body, "  ")
+    for net in spec.hypernets:
+        yield _line(f"hypernet {net.name}", net.span)
+        yield from _part("makes", net.makes)
+        for word, given in net.options.items():
+            yield from _part(word, given)
+    for loop in spec.loops:
+        yield from _loop(loop)
     for task in spec.tasks:
         yield _line(f"task {task.name}", task.span)
         for word in ("behavior", "representative", "distance", "teach", "weight"):
@@ -44,6 +51,9 @@ def _spec(spec: Spec) -> Iterator[str]:
         yield _line(f"loss {loss.name}", loss.span)
         for word in ("body", "value", "weight"):
             yield from _part(word, getattr(loss, word))
+        if loss.steps is not None:
+            first, last = loss.steps
+            yield f"  steps {form(first, first.root)}..{form(last, last.root)}"
     yield from _part("credit", spec.credit, "")
     yield from _part("credit of every link:", spec.override, "")
     for link in spec.links:
@@ -54,6 +64,35 @@ def _spec(spec: Spec) -> Iterator[str]:
         yield _line(f"output {output.name}: {_plain(output)}", output.span)
     for metric in spec.metrics:
         yield _line(f"metric {form(metric, metric.root)}", metric.span(metric.root))
+
+
+def _loop(loop: LoopSyntax) -> Iterator[str]:
+    parameters = ", ".join(name for name, _ in loop.signature.parameters)
+    yield _line(f"loop {loop.signature.name}({parameters})", loop.span)
+    for word, given in (
+        ("repeat", loop.repeat),
+        ("over", loop.over),
+        ("until", loop.until),
+        ("max", loop.maximum),
+        ("epsilon", loop.epsilon),
+    ):
+        yield from _part(word, given)
+    for entry in loop.each:
+        yield _line(f"  each {entry.name}: {_plain(entry)}", entry.span)
+    for carry in loop.carry:
+        type_ = _plain(Named(carry.name, carry.span, carry.type))
+        credit = "" if carry.credit is None else f", credit {form(carry.credit, carry.credit.root)}"
+        text = f"  carry {carry.name}: {type_} = {form(carry.initial, carry.initial.root)}{credit}"
+        yield _line(text, carry.span)
+    for entry in loop.widths:
+        listed = ", ".join(form(width, width.root) for width in entry.syntax if width is not None)
+        yield _line(f"  widths {entry.name}: {listed}", entry.span)
+    if loop.per_step:
+        yield "  parameters per_step"
+    if loop.recompute:
+        yield "  recompute"
+    yield "  body"
+    yield from _body(loop.body, "    ")
 
 
 def _key(key: LinkKey) -> str:
@@ -68,7 +107,8 @@ def _plain(entry: Named) -> str:
     if isinstance(syntax, Syntax):
         return form(syntax, syntax.root)
     if isinstance(syntax, tuple):
-        return "..".join(map(str, syntax))
+        low, high, usual = syntax
+        return f"{low}..{high}" + (f" = {usual}" if usual != high else "")
     return str(syntax)
 
 

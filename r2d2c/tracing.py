@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +13,7 @@ from r2d2c.lower.builder import FxBuilder
 from r2d2c.lower.graphs import LoweredVisit, TrainingLowering
 from r2d2c.lower.init import Rng
 from r2d2c.passes.inline import prune
+from r2d2c.tracing_loops import Steps, loop_name, starts
 from r2d2c.wiring import outputs_of
 
 if TYPE_CHECKING:
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 def value_name(node: Node, port: int) -> str | None:
     """The name in the spec of a node's value: ``encode.h``, or its place for a value without a name."""
-    if node.op in ("param", "constant", "size", "vjp", "accumulate", "update") or node.id.startswith("G("):
+    silent = ("param", "constant", "size", "argument", "vjp", "accumulate", "update")
+    if node.op in silent or node.id.startswith("G("):
         return None
+    if node.op == "loop":
+        return loop_name(node, port)
     if node.op == "port":
         return str(node.attrs["name"])
     place, at, run = node.id.partition("@")  # a further run of a region
@@ -38,12 +42,22 @@ def trace(model: Model, batch: Mapping[str, torch.Tensor], breakpoints: tuple[st
     from r2d2c.model import Trace
 
     graph, ops = model._training_graph, model.spec.ops
+    batch, numbers = model._split(batch)
     model._check_batch(batch, graph)
     roots = _roots(graph)
     results = [loss.value for loss in graph.losses.values()] + [port.value for port in graph.body.outputs]
     nodes = prune(graph.body.nodes, [*results, *(v for root in roots for v in root.values)])
     names: dict[str, Value] = {}
+    first: set[str] = set()
     for node in nodes:
+        if node.op == "loop":
+            for start, value in starts(node).items():
+                # `refine.c` is what the loop gives, not what it starts as.
+                plain = start.removesuffix("0")[:-1]
+                if names.get(plain) == value:
+                    del names[plain]
+                names[start] = value
+                first.add(start)
         for port in range(len(node.outputs)):
             name = value_name(node, port)
             if name is not None and Value(node.id, port) in graph.types:
@@ -58,13 +72,18 @@ def trace(model: Model, batch: Mapping[str, torch.Tensor], breakpoints: tuple[st
     arguments: list[object] = [batch[port.name] for port in graph.body.inputs]
     if lowered.random:
         arguments.append(Rng(graph.seed, model._step))
+    arguments += [numbers[name] for name in lowered.arguments]
+    steps = Steps()
+    steps.watch(lowered.fx, value_name)
     module = torch.fx.GraphModule(model, lowered.fx)
     with torch.enable_grad():
-        found = dict(zip(wanted, module(*arguments), strict=True))
-        deltas = _deltas(roots, {name: found[value] for name, value in names.items()}, found)
+        # What is computed of sizes alone is a number of Python.
+        found = {v: torch.as_tensor(x) for v, x in zip(wanted, module(*arguments), strict=True)}
+        values = {name: found[value] for name, value in names.items()}
+        deltas = _deltas(roots, steps.values | values, found)
     return Trace(
-        {name: found[value].detach() for name, value in names.items()},
-        _with_copies(deltas),
+        {name: value.detach() for name, value in (values | steps.values).items()},
+        _with_copies(deltas, first | steps.values.keys()),
         {name: found[loss.value].detach() for name, loss in graph.losses.items()},
     )
 
@@ -129,12 +148,17 @@ def _deltas(
     return {name: g for name, g in zip(wanted, gradients, strict=True) if g is not None}
 
 
-def _with_copies(deltas: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _with_copies(deltas: dict[str, torch.Tensor], steps: Container[str]) -> dict[str, torch.Tensor]:
     """A value that learns only where a rule runs its task again has the sum of what comes to these runs."""
     more: dict[str, torch.Tensor] = {}
     for name, delta in deltas.items():
         base, at, _ = name.partition("@")
-        if at and base not in deltas and (base not in more or more[base].shape == delta.shape):
+        if (
+            at
+            and name not in steps
+            and base not in deltas
+            and (base not in more or more[base].shape == delta.shape)
+        ):
             more[base] = more[base] + delta if base in more else delta
     return deltas | more
 

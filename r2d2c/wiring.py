@@ -146,7 +146,7 @@ class Teachers:
                 params.add(node.attrs["storage"])
             elif node.op != "leaf":
                 first = 1 if node.op in self.changing else 0
-                stack.extend(v for v in node.inputs[first:] if v is not None)
+                stack.extend(v for v in self.reach.inputs(value)[first:] if v is not None)
         return params
 
     def _find_sources(self) -> dict[Value, frozenset[str]]:

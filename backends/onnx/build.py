@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
@@ -14,11 +15,10 @@ import r2d2c
 from r2d2c.graph import Value
 from r2d2c.infer import Signatures
 from r2d2c.model import Model
-from r2d2c.types import Dim
 
 from .context import OnnxContext, onnx_shape
-from .fallback import ask_torch
 from .names import value_name
+from .values import Values
 
 # Version 10 is the first with metadata on nodes.
 IR_VERSION = 10
@@ -29,11 +29,13 @@ class Built:
     """An ONNX model of an inference graph.
 
     inputs, outputs: ONNX names by the spec's. They differ only for an output that is named like an input.
+    arguments: the dtypes of inputs that may be left out, scalars.
     parameters: numbers in the model's storage; constants do not count.
     """
 
     model: ir.Model
     inputs: dict[str, str]
+    arguments: dict[str, np.dtype[Any]]
     outputs: dict[str, str]
     parameters: int
     storage_bytes: int
@@ -51,10 +53,10 @@ class _Writer:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.graph = model._inference_graph
-        self.ops = model.spec.ops
-        self.signatures = Signatures(self.ops)
+        self.signatures = Signatures(model.spec.ops)
         self.o = OnnxContext(self.graph, self.signatures, model._float)
-        self.nodes = {node.id: node for node in self.graph.body.nodes}
+        self.values = Values(model, self.graph.body, self.signatures, self.o, self._stored)
+        self.nodes = self.values.nodes
         self.ports = {port.name: port.value for port in self.graph.body.inputs}
         self.tensors: dict[str, torch.Tensor] = {
             **dict(model.named_parameters()),
@@ -64,23 +66,25 @@ class _Writer:
 
     def run(self) -> Built:
         o, lowered = self.o, self.model._inference_lowered
-        o.taken |= {*lowered.inputs, *self.graph.storage}
+        given = (*lowered.inputs, *lowered.arguments)
+        o.taken |= {*given, *self.graph.storage}
         # ONNX keeps one name for one value: an output named like an input needs another.
-        outputs = {
-            name: o.unique(f"{name}_out" if name in lowered.inputs else name) for name in lowered.outputs
-        }
-        names = iter(lowered.inputs)
+        outputs = {name: o.unique(f"{name}_out" if name in given else name) for name in lowered.outputs}
+        names = iter(given)
         for fx_node in lowered.fx.nodes:
             if fx_node.op == "placeholder":
                 name = next(names)
+                if name in lowered.arguments:
+                    o.argument(self.graph.arguments[name])
+                    continue
                 o.input(name, self.ports[name], self.nodes[self.ports[name].node].origin)
             elif fx_node.op == "get_attr":
                 self._stored(fx_node.target)
             elif "r2d2c" in fx_node.meta:
-                self._value(Value(fx_node.meta["r2d2c"][0].id))
+                self.values[Value(fx_node.meta["r2d2c"][0].id)]
         results = self._outputs(outputs)
         # What only learning reads (the weights that feedback takes) is an argument of its op all the same.
-        o.initializers = [value for value in o.initializers if value.uses()]
+        o.initializers = [v for v in o.initializers if v.uses() or v in o.inputs]
         self.stored = {name: value for name, value in self.stored.items() if value.uses()}
         graph = ir.Graph(
             o.inputs,
@@ -109,6 +113,7 @@ class _Writer:
         return Built(
             made,
             {name: name for name in lowered.inputs},
+            {name: o.argument_dtype(self.graph.arguments[name]).numpy() for name in lowered.arguments},
             outputs,
             sum(t.numel() for t in tensors),
             sum(t.numel() * t.element_size() for t in tensors),
@@ -123,45 +128,12 @@ class _Writer:
             found.metadata_props["r2d2c.storage"] = self.graph.storage[name].kind
         return found
 
-    def _value(self, value: Value) -> Any:
-        """What a value of the graph is in ONNX. What left no fx node (a number) is made when read."""
-        found = self.o.value_of.get(value)
-        if found is not None:
-            return found
-        node, o = self.nodes[value.node], self.o
-        results: Any
-        if node.op == "param":
-            found = o.value_of[value] = self._stored(node.attrs["storage"])
-            return found
-        if node.op == "constant":
-            found = o.value_of[value] = node.attrs["value"]
-            return found
-        inputs: list[Any] = [self._value(v) if v is not None else None for v in node.inputs]
-        if node.op in ("stop", "leaf"):
-            o.value_of[value] = inputs[0]
-            return inputs[0]
-        o.begin(node)
-        if node.op == "size":
-            dim = node.attrs["dim"]
-            results = o("Squeeze", o.size(dim), o.ints([0])) if isinstance(dim, Dim) else int(dim)
-        else:
-            signature = self.signatures[node.op]
-            form = signature.op.onnx
-            if form is None:
-                results = ask_torch(o, node, signature, self.graph, self.model, inputs)
-            elif isinstance(form, str):
-                results = o(form, *inputs, outputs=len(node.outputs))
-            else:
-                results = form(o, signature.namespace(node, inputs))
-        o.end(tuple(results) if isinstance(results, (tuple, list)) else (results,))
-        return o.value_of[value]
-
     def _outputs(self, names: dict[str, str]) -> list[ir.Value]:
         """The graph's outputs under the spec's names: renamed values, or copies of what has a name."""
         o, found = self.o, []
         used: set[ir.Value] = set()
         for port in self.graph.body.outputs:
-            value = self._value(port.value)
+            value = self.values[port.value]
             name = names[port.name]
             node = self.nodes[port.value.node]
             if isinstance(value, ir.Value) and value.producer() is not None and value not in used:

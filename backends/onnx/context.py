@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from r2d2c.graph import Graph, Node, Value
+from r2d2c.graph import Argument, Graph, Node, Value
 from r2d2c.infer import NodeTypes, Signatures
 from r2d2c.ops.shapes import promoted
 from r2d2c.source import Span
@@ -44,13 +44,21 @@ class OnnxContext(NodeTypes):
     """One ONNX graph under construction.
 
     default: what f32 stands for, in a model converted by ``.double()``.
+    outer: the context around, if this is the body of a loop. A body reads the values around it; it shares the
+    constants, and sizes are computed outside of all loops, once.
 
     Outside of `begin` … `end` it adds nodes that belong to no op; `value_of` has what the ops' values became.
     """
 
-    def __init__(self, graph: Graph, signatures: Signatures, default: torch.dtype = torch.float32) -> None:
-        self.graph, self.signatures = graph, signatures
-        self.default = DEFAULTS[default]
+    def __init__(
+        self,
+        graph: Graph,
+        signatures: Signatures,
+        default: torch.dtype = torch.float32,
+        outer: OnnxContext | None = None,
+    ) -> None:
+        self.graph, self.signatures, self.outer = graph, signatures, outer
+        self.default: str = DEFAULTS[default] if outer is None else outer.default
         self.nodes: list[ir.Node] = []
         self.inputs: list[ir.Value] = []
         self.initializers: list[ir.Value] = []
@@ -61,11 +69,16 @@ class OnnxContext(NodeTypes):
         self._node_names: set[str] = set()
         self._weak: dict[ir.Value, str] = {}
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
-        self._symbols: dict[str, tuple[ir.Value, int, Span | None]] = {}
+        self._symbols: dict[str, tuple[ir.Value, int | None, Span | None]] = {}
+        self.arguments: dict[str, ir.Value] = {}
         self._sizes: dict[DimLike, ir.Value] = {}
         self._node: Node | None = None
         self._props: dict[str, str] = {}
         self._first = 0
+        if outer is not None:
+            self.initializers, self._constants, self._weak = outer.initializers, outer._constants, outer._weak
+            self.functions, self.opsets = outer.functions, outer.opsets
+            self.taken, self._node_names = outer.taken, outer._node_names
 
     # -- what records call
     def __call__(self, op: str, *inputs: Given | None, outputs: int = 1, **attributes: Any) -> Any:
@@ -101,7 +114,7 @@ class OnnxContext(NodeTypes):
         "f32" is the model's float, which `.double()` changes; "float32" is that always: some ONNX ops
         insist on it.
         """
-        kind = self._dtype(dtype)
+        kind = self.dtype(dtype)
         array = np.asarray(value)
         tensor = ir.Tensor(np.asarray(array.astype(kind.numpy()), order="C"), dtype=kind)
         key = (kind, array.shape, tensor.tobytes())
@@ -121,11 +134,18 @@ class OnnxContext(NodeTypes):
             return DTYPE_NAMES[value.dtype]
         return "bool" if isinstance(value, bool) else "i64" if isinstance(value, int) else self.default
 
+    def dtype(self, name: str) -> ir.DataType:
+        """The ONNX dtype of a name."""
+        name = _STRONG.get(name, name)
+        if name == "float32":
+            return ir.DataType.FLOAT
+        return ONNX_DTYPES[self.default if name == "f32" else name]
+
     def cast(self, value: Given, dtype: str) -> ir.Value:
         """``value`` in a dtype: itself if it has it. A number becomes a constant."""
         if not isinstance(value, ir.Value):
             return self.const(value, dtype)
-        kind = self._dtype(dtype)
+        kind = self.dtype(dtype)
         return value if value.dtype == kind else self("Cast", value, to=kind)
 
     def promote(self, *values: Given) -> tuple[ir.Value, ...]:
@@ -140,6 +160,8 @@ class OnnxContext(NodeTypes):
         """A dim as an int64 value of shape [1]: a constant, or arithmetic on the inputs' shapes."""
         if not isinstance(dim, Dim):
             return self.ints([dim])
+        if self.outer is not None:
+            return self.outer.size(dim)
         found = self._sizes.get(dim)
         if found is None:
             found = self._sizes[dim] = self._sum(dim)
@@ -150,6 +172,8 @@ class OnnxContext(NodeTypes):
         sizes = tuple(dims)
         if all(not isinstance(dim, Dim) for dim in sizes):
             return self.ints([int(dim) for dim in sizes])  # type: ignore[arg-type]
+        if self.outer is not None:
+            return self.outer.shape(sizes)
         return self("Concat", *map(self.size, sizes), axis=0)  # type: ignore[no-any-return]
 
     # -- building
@@ -166,12 +190,38 @@ class OnnxContext(NodeTypes):
     def input(self, name: str, value: Value, origin: Span | None) -> None:
         """A graph input; its run-time dims are where sizes are read from."""
         type_ = self.graph.types[value]
-        made = ir.Value(name=name, shape=onnx_shape(type_), type=ir.TensorType(self._dtype(type_.dtype)))
+        made = ir.Value(name=name, shape=onnx_shape(type_), type=ir.TensorType(self.dtype(type_.dtype)))
         self.inputs.append(made)
         self.value_of[value] = made
         for axis, dim in enumerate(type_.dims):
             if isinstance(dim, Dim) and str(dim).lstrip("?").isidentifier():
                 self._symbols.setdefault(str(dim), (made, axis, origin))
+
+    def argument(self, argument: Argument) -> None:
+        """A graph input that may be left out: a number, and what it usually is."""
+        kind = self.argument_dtype(argument)
+        made = self.initializer(
+            argument.name, ir.Tensor(np.asarray(argument.usual, kind.numpy()), dtype=kind)
+        )
+        self.inputs.append(made)
+        self._weak[made] = "int" if argument.kind == "size" else "float"
+        self.arguments[argument.name] = made
+        if argument.kind == "size":
+            self._symbols[argument.name] = (made, None, None)
+
+    def argument_dtype(self, argument: Argument) -> ir.DataType:
+        """int64 for a size; of other numbers at least float32, which 1/3 of a width needs."""
+        if argument.kind == "size":
+            return ir.DataType.INT64
+        return ir.DataType.DOUBLE if self.default == "f64" else ir.DataType.FLOAT
+
+    def port(self, name: str, type_: TensorType) -> ir.Value:
+        """An input of a loop's body."""
+        made = ir.Value(
+            name=self.unique(name), shape=onnx_shape(type_), type=ir.TensorType(self.dtype(type_.dtype))
+        )
+        self.inputs.append(made)
+        return made
 
     def unique(self, name: str) -> str:
         """A name that no other value has."""
@@ -205,7 +255,7 @@ class OnnxContext(NodeTypes):
                 self._weak[result] = type_.dtype
             elif result.producer() in own and result.name is None:
                 result.name = self.unique(value_name(node, port))
-                result.shape, result.type = onnx_shape(type_), ir.TensorType(self._dtype(type_.dtype))
+                result.shape, result.type = onnx_shape(type_), ir.TensorType(self.dtype(type_.dtype))
         main = results[0].producer() if results and isinstance(results[0], ir.Value) else None
         for one in made:
             if one.name is None:
@@ -226,12 +276,6 @@ class OnnxContext(NodeTypes):
         return made
 
     # -- inside
-    def _dtype(self, name: str) -> ir.DataType:
-        name = _STRONG.get(name, name)
-        if name == "float32":
-            return ir.DataType.FLOAT
-        return ONNX_DTYPES[self.default if name == "f32" else name]
-
     def _number(self, number: float | int | bool, like: ir.DataType | None) -> ir.Value:
         if isinstance(number, bool):
             return self.const(number, "bool")
@@ -270,7 +314,11 @@ class OnnxContext(NodeTypes):
         if found is None:
             tensor, axis, origin = self._symbols[name]
             before, self._props = self._props, properties(name, origin, None)
-            found = self._sizes[key] = self("Shape", tensor, start=axis, end=axis + 1)
+            if axis is None:
+                found = self("Unsqueeze", tensor, self.ints([0]))
+            else:
+                found = self("Shape", tensor, start=axis, end=axis + 1)
+            self._sizes[key] = found
             self._props = before
             node = found.producer()
             assert node is not None

@@ -14,7 +14,7 @@ from r2d2c.train.atomic import write_atomic
 from .build import build
 from .context import OPSET
 from .runtime import serialize
-from .verify import check_model, verify
+from .verify import Sizes, check_model, verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class ExportReport:
     """A written ONNX file.
 
     max_difference: by output, the largest difference from PyTorch relative to the output's scale.
-    sizes: the sizes of run-time dims it was compared at. skipped: sizes that PyTorch itself refused.
+    nodes: those of the bodies of loops count once.
+    sizes: the sizes of run-time dims, and the arguments, it was compared at. skipped: sizes that PyTorch itself refused.
     outputs: ONNX names by the spec's; they differ for an output that is named like an input.
     """
 
@@ -33,8 +34,8 @@ class ExportReport:
     bytes: int
     max_difference: dict[str, float]
     batch_sizes: tuple[int, ...]
-    sizes: tuple[dict[str, int], ...]
-    skipped: tuple[dict[str, int], ...]
+    sizes: tuple[Sizes, ...]
+    skipped: tuple[Sizes, ...]
     outputs: dict[str, str]
 
     def json(self) -> dict[str, Any]:
@@ -59,8 +60,10 @@ class ExportReport:
         return "\n".join(lines)
 
 
-def _shown(all_sizes: tuple[dict[str, int], ...]) -> str:
-    return "; ".join(", ".join(f"{n}={s}" for n, s in sizes.items()) or "fixed sizes" for sizes in all_sizes)
+def _shown(all_sizes: tuple[Sizes, ...]) -> str:
+    return "; ".join(
+        ", ".join(f"{n}={s:g}" for n, s in sizes.items()) or "fixed sizes" for sizes in all_sizes
+    )
 
 
 def export(
@@ -91,12 +94,12 @@ def export(
     write_atomic(path, data)
     return ExportReport(
         path,
-        built.model.graph.num_nodes(),
+        sum(1 for _ in built.model.graph.all_nodes()),
         OPSET,
         built.parameters,
         len(data),
         {name: difference for name, (difference, _) in seen.differences.items()},
-        tuple(dict.fromkeys(sizes["B"] for sizes in seen.ran if "B" in sizes)),
+        tuple(dict.fromkeys(int(sizes["B"]) for sizes in seen.ran if "B" in sizes)),
         tuple(seen.ran),
         tuple(seen.skipped),
         built.outputs,

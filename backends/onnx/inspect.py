@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -14,6 +15,8 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from r2d2c.diagnostics import CompileError, Sink
+
+from .names import unique
 
 LIMIT = 2**31 - 1
 
@@ -36,7 +39,9 @@ class Tensor:
 class Inspection:
     """What an ONNX file says of itself.
 
+    defaults: of inputs that may be left out, the number they then are.
     made_by_r2d2c: whether its producer is r2d2c; the tasks are known only then.
+    loops: of each loop (and each scan), how often each op is in a step, in loops inside it too.
     ops: how often each op is used, in subgraphs and functions too; task_ops: the same for each task.
     parameters: numbers in initializers, without the small constants that r2d2c marks as such.
     external: the names of files with the model's weights, as the model gives them; they are not opened.
@@ -59,6 +64,8 @@ class Inspection:
     opset: dict[str, int]
     external: tuple[str, ...]
     unsafe: tuple[str, ...]
+    defaults: dict[str, float]
+    loops: dict[str, dict[str, int]]
 
     def json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -73,11 +80,13 @@ class Inspection:
         if self.spec:
             lines += _row("spec", f"{self.spec}  {self.doc}".rstrip())
         lines += _row("opset", opset or "not said")
-        lines += _row("inputs", *(f"{t.name}: {t}" for t in self.inputs))
+        lines += _row("inputs", *(f"{t.name}: {t}{self._default(t.name)}" for t in self.inputs))
         lines += _row("outputs", *(f"{t.name}: {t}" for t in self.outputs))
         if self.tasks:
             lines += _row("tasks", *(f"{t}: {_counts(self.task_ops.get(t, {}))}" for t in self.tasks))
         lines += _row("nodes", f"{self.nodes:,}  {_counts(self.ops)}".rstrip())
+        if self.loops:
+            lines += _row("loops", *(f"{n}: {_counts(ops)} in a step" for n, ops in self.loops.items()))
         lines += _row("parameters", f"{self.parameters:,}")
         if self.external:
             unsafe = set(self.unsafe)
@@ -90,6 +99,9 @@ class Inspection:
             )
         return "\n".join(_printable(line) for line in lines) + "\n"
 
+    def _default(self, name: str) -> str:
+        return f" = {self.defaults[name]:g}" if name in self.defaults else ""
+
 
 def inspect_model(path: str | Path) -> Inspection:
     """Read an ONNX file of any maker. Raises `CompileError`: E610 if unreadable, E611 if it is not ONNX."""
@@ -101,12 +113,13 @@ def inspect_model(path: str | Path) -> Inspection:
     ops: Counter[str] = Counter()
     task_ops: dict[str, Counter[str]] = {}
     for node in _nodes([graph.node, *(f.node for f in model.functions)]):
-        name = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+        name = _op(node)
         ops[name] += 1
         task = next((p.value for p in node.metadata_props if p.key == "r2d2c.task"), None)
         if task is not None:
             task_ops.setdefault(task, Counter())[name] += 1
     initial = {tensor.name for tensor in graph.initializer}
+    defaults = _defaults(graph) if ours else {}
     external = tuple(dict.fromkeys(_external(graph.initializer)))
     return Inspection(
         str(path),
@@ -114,7 +127,7 @@ def inspect_model(path: str | Path) -> Inspection:
         " ".join(filter(None, (model.producer_name, model.producer_version))),
         metadata.get("r2d2c.spec") if ours else None,
         model.doc_string,
-        tuple(_tensor(v) for v in graph.input if v.name not in initial),
+        tuple(_tensor(v) for v in graph.input if v.name not in initial or v.name in defaults),
         tuple(_tensor(v) for v in graph.output),
         _tasks(metadata.get("r2d2c.tasks")) or tuple(task_ops),
         dict(ops.most_common()),
@@ -123,12 +136,14 @@ def inspect_model(path: str | Path) -> Inspection:
         sum(
             prod(max(d, 0) for d in t.dims)
             for t in graph.initializer
-            if not (ours and t.name.startswith("const/"))
+            if not (ours and t.name.startswith("const/")) and t.name not in defaults
         ),
         size,
         {entry.domain: entry.version for entry in model.opset_import},
         external,
         tuple(name for name in external if _leads_out(name)),
+        defaults,
+        _loops(model),
     )
 
 
@@ -156,6 +171,33 @@ def _read(path: Path) -> tuple[onnx.ModelProto, int]:
         sink.report("E611", None, f"{path} is not an ONNX file: {what}")
     sink.stop_on_errors()
     return model, size
+
+
+def _op(node: onnx.NodeProto) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else str(node.op_type)
+
+
+def _defaults(graph: onnx.GraphProto) -> dict[str, float]:
+    """Numbers that are inputs as well."""
+    inputs = {value.name for value in graph.input}
+    found = {}
+    for tensor in graph.initializer:
+        if tensor.name in inputs and not tensor.dims and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            with suppress(ValueError, TypeError):  # damaged
+                found[tensor.name] = float(onnx.numpy_helper.to_array(tensor).item())
+    return found
+
+
+def _loops(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    names: set[str] = set()
+    for node in _nodes([model.graph.node, *(f.node for f in model.functions)]):
+        if node.op_type in ("Loop", "Scan") and node.domain in ("", "ai.onnx"):
+            body = next((a.g.node for a in node.attribute if a.name == "body"), ())
+            counts = Counter(_op(each) for each in _nodes([body]))
+            said = next((p.value for p in node.metadata_props if p.key == "r2d2c.value"), node.name)
+            found[unique(said, names)] = dict(counts.most_common())
+    return found
 
 
 def _nodes(groups: Iterable[Iterable[onnx.NodeProto]]) -> Iterator[onnx.NodeProto]:

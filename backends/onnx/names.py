@@ -6,6 +6,7 @@ import functools
 import re
 
 from r2d2c.graph import Node
+from r2d2c.loops import loop_of
 from r2d2c.source import Span
 
 
@@ -29,6 +30,10 @@ def value_name(node: Node, port: int = 0) -> str:
         return str(node.attrs["dim"])
     place, at, copy = node.id.partition("@")
     place = place.partition("/")[0]
+    if node.op == "loop":
+        # In its step `refine.z` is what one step gives.
+        last = ".last" if loop_of(node).gives[port].kind == "last" else ""
+        return f"{place}.{node.outputs[port]}{last}{at}{copy}"
     base, _, last = place.rpartition(".")
     name = node.outputs[port]
     if base.rpartition(".")[2] == name:
@@ -44,6 +49,8 @@ def value_name(node: Node, port: int = 0) -> str:
 def statement_name(node: Node) -> str:
     """The value of the spec that a node works for: ``encode.h`` for ``encode.h.linear_2``."""
     place = node.id.partition("@")[0]
+    if node.op == "loop":
+        return place.partition("/")[0]
     base = place.rpartition(".")[0]
     name = value_name(node).partition("@")[0]
     return name if "." not in base or (len(node.outputs) == 1 and name != place) else base

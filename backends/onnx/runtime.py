@@ -6,16 +6,19 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import torch
 
 from r2d2c.diagnostics import CompileError, Sink
+from r2d2c.graph import walk
 from r2d2c.lower.graphs import Lowered
 from r2d2c.model import Model
 from r2d2c.source import Span
 
 from .build import Built, build
+from .names import statement_name
 
 LIMIT = 2**31 - 1  # what one protobuf message, and so one ONNX file, can hold
 _MISSING = re.compile(r"Could not find an implementation for (\w+)\(\d+\) node with name '([^']*)'")
@@ -57,8 +60,10 @@ def open_session(data: bytes, model: Model) -> onnxruntime.InferenceSession:
 
 
 def origin_of(model: Model, place: str) -> Span | None:
-    """Where the node of a place stands in the spec."""
-    return next((n.origin for n in model._inference_graph.body.nodes if n.id == place), None)
+    """Where the node of a place stands in the spec, in the steps of its loops too."""
+    place = place.partition("~")[0]
+    nodes = (node for _, node in walk(model._inference_graph) if node.origin is not None)
+    return next((node.origin for node in nodes if place in (node.id, statement_name(node))), None)
 
 
 def refusal(error: Exception, model: Model) -> CompileError:
@@ -81,10 +86,15 @@ def refusal(error: Exception, model: Model) -> CompileError:
 
 
 def run(
-    session: onnxruntime.InferenceSession, built: Built, batch: Mapping[str, torch.Tensor]
+    session: onnxruntime.InferenceSession, built: Built, batch: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """The outputs by the spec's names, on the CPU."""
-    feed = {built.inputs[name]: tensor.detach().cpu().contiguous().numpy() for name, tensor in batch.items()}
+    """The outputs by the spec's names, on the CPU. ``batch``: tensors, and numbers for arguments."""
+    feed = {
+        name: np.asarray(value, built.arguments[name])
+        if name in built.arguments
+        else value.detach().cpu().contiguous().numpy()
+        for name, value in batch.items()
+    }
     results = session.run([built.outputs[name] for name in built.outputs], feed)
     return {name: torch.from_numpy(r.copy()) for name, r in zip(built.outputs, results, strict=True)}
 
@@ -93,14 +103,14 @@ def inference(model: Model, lowered: Lowered) -> Callable[..., dict[str, torch.T
     """A function of the inputs that runs ONNX Runtime; it sees new parameters, by building anew."""
     made: list[Any] = [None, None, None]
 
-    def function(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    def function(**inputs: Any) -> dict[str, torch.Tensor]:
         state = tuple((id(t), t._version) for t in (*model.parameters(), *model.buffers()))
         if made[0] != state:
             built = build(model)
             made[:] = [state, built, open_session(serialize(built, model.spec.name), model)]
-        if inputs.keys() != set(lowered.inputs):
+        if inputs.keys() != {*lowered.inputs, *lowered.arguments}:
             raise TypeError("wrong inputs")
-        device = next((t.device for t in inputs.values()), torch.device("cpu"))
+        device = next((inputs[name].device for name in lowered.inputs), torch.device("cpu"))
         try:
             return {name: out.to(device) for name, out in run(made[2], made[1], inputs).items()}
         except FAILURES as error:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import torch
 
 from r2d2c.backend import find_backend
 from r2d2c.diagnostics import CompileError, Sink
+from r2d2c.graph import Argument
 from r2d2c.model import Model
 from r2d2c.sampling import random_batch, run_time_sizes
 from r2d2c.types import Dim
@@ -22,9 +23,12 @@ from .runtime import FAILURES, open_session, origin_of, refusal, run
 
 # Sizes of run-time dims other than the batch: different ones, large enough for most windows.
 OTHER_SIZES = (12, 7, 17)
-_UNSUPPORTED = re.compile(r"op_type:\s*(\w+), node name: ([^)]*)\).*has unsupported type: tensor\((\w+)\)")
+# The last op that is named is the one inside of the loops.
+_UNSUPPORTED = re.compile(r".*op_type:\s*(\w+), node name: ([^)]*)\).*has unsupported type: tensor\((\w+)\)")
 # Below this an output counts as zero when differences are related to its scale.
 LEAST_SCALE = 1e-3
+# Of run-time dims and arguments.
+Sizes = dict[str, int | float]
 
 
 @dataclass(slots=True)
@@ -32,12 +36,12 @@ class Comparison:
     """What a verification saw.
 
     differences: by output, the largest difference relative to the output's scale, and the sizes where it was.
-    ran: the sizes that were compared; skipped: those that the PyTorch module itself refuses.
+    ran: the sizes, and arguments, that were compared; skipped: those that the PyTorch module itself refuses.
     """
 
-    differences: dict[str, tuple[float, dict[str, int]]] = field(default_factory=dict)
-    ran: list[dict[str, int]] = field(default_factory=list)
-    skipped: list[dict[str, int]] = field(default_factory=list)
+    differences: dict[str, tuple[float, Sizes]] = field(default_factory=dict)
+    ran: list[Sizes] = field(default_factory=list)
+    skipped: list[Sizes] = field(default_factory=list)
 
 
 def check_model(data: bytes, model: Model) -> None:
@@ -76,21 +80,26 @@ def verify(
     module: Callable[..., dict[str, Any]] = find_backend("eager").inference(model, model._inference_lowered)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     dtype = model._float
+    usual = {name: _value(model.graph.arguments[name], "usual") for name in built.arguments}
     found = Comparison()
-    pairs: dict[str, list[tuple[torch.Tensor, torch.Tensor, dict[str, int]]]] = {n: [] for n in built.outputs}
+    pairs: dict[str, list[tuple[torch.Tensor, torch.Tensor, Sizes]]] = {n: [] for n in built.outputs}
     problem: Exception | None = None
     for seed, sizes in enumerate(size_choices(model, batch_sizes)):
-        batch = random_batch(model._inference_graph, seed, sizes, dtype)
+        whole = {name: size for name, size in sizes.items() if isinstance(size, int)}
+        batch = random_batch(model._inference_graph, seed, whole, dtype)
+        arguments = {name: sizes[name] for name in built.arguments}
         try:
             with torch.no_grad():
-                expected = module(**{name: tensor.to(device) for name, tensor in batch.items()})
+                expected = module(**{name: x.to(device) for name, x in batch.items()}, **arguments)
         except (RuntimeError, IndexError, ValueError) as error:
             # Too short a sequence for a window, say: no ONNX file can do better.
             found.skipped.append(sizes)
             problem = error
             continue
         try:
-            got = run(session, built, batch)
+            # The file has to have the usual numbers itself.
+            left_out = arguments == usual
+            got = run(session, built, batch if left_out else {**batch, **arguments})
         except FAILURES as error:
             raise refusal(error, model) from error
         found.ran.append(sizes)
@@ -111,33 +120,57 @@ def verify(
     return found
 
 
-def size_choices(model: Model, batch_sizes: Sequence[int]) -> Iterator[dict[str, int]]:
-    """Sizes for all run-time dims: each batch size, with other sizes of the other dims each time."""
+def size_choices(model: Model, batch_sizes: Sequence[int]) -> Iterator[Sizes]:
+    """Sizes for all run-time dims: each batch size, with other sizes of the other dims each time.
+
+    With them go the model's arguments: each at its ends, at its usual value and at all numbers it is limited to, and
+    at last all at their usual values.
+    """
     graph = model._inference_graph
     symbols: set[str] = set()
     for port in graph.body.inputs:
         for dim in graph.types[port.value].dims:
             symbols |= dim.symbols() if isinstance(dim, Dim) else set()
-    if not symbols:
-        yield run_time_sizes(graph) if graph.ranges else {}
+    arguments = [graph.arguments[name] for name in model._inference_lowered.arguments]
+    usual = {a.name: _value(a, "usual") for a in arguments}
+    if not symbols and not arguments:
+        yield {**run_time_sizes(graph)} if graph.ranges else {}
         return
     others = sorted(symbols - {"B"})
-    batches = batch_sizes if "B" in symbols else range(len(OTHER_SIZES))
-    for number, batch in enumerate(batches):
-        sizes = {"B": batch} if "B" in symbols else {}
+    choices = {a.name: _choices(a) for a in arguments}
+    batches = batch_sizes if "B" in symbols else range(len(OTHER_SIZES)) if symbols else range(1)
+    seen_usual = False
+    for number in range(max(len(batches), *map(len, choices.values()), 0)):
+        sizes: Sizes = {"B": batches[number % len(batches)]} if "B" in symbols else {}
         for position, name in enumerate(others):
             low, high = graph.ranges.get(name, (1, max(OTHER_SIZES)))
             sizes[name] = min(max(OTHER_SIZES[(number + position) % len(OTHER_SIZES)], low), high)
-        yield sizes
+        given = {n: c[(number + p) % len(c)] for p, (n, c) in enumerate(choices.items())}
+        seen_usual = seen_usual or given == usual
+        yield sizes | given
+    if not seen_usual:
+        yield sizes | usual
 
 
-def _largest(runs: list[tuple[torch.Tensor, torch.Tensor, dict[str, int]]]) -> tuple[float, dict[str, int]]:
+def _choices(argument: Argument) -> list[int | float]:
+    if argument.allowed:
+        return sorted(argument.allowed)
+    return sorted({_value(argument, end) for end in ("low", "usual", "high")})
+
+
+def _value(argument: Argument, which: Literal["low", "usual", "high"]) -> int | float:
+    value: float = getattr(argument, which)
+    return int(value) if argument.kind == "size" else float(value)
+
+
+def _largest(runs: list[tuple[torch.Tensor, torch.Tensor, Sizes]]) -> tuple[float, Sizes]:
     """The largest difference over the scale of the output, and where."""
     scale = max((_size(expected) for expected, _, _ in runs), default=0.0)
     integers = all(
         not (expected.is_floating_point() and got.is_floating_point()) for expected, got, _ in runs
     )
-    worst, where = 0.0, runs[0][2] if runs else {}
+    worst = 0.0
+    where: Sizes = runs[0][2] if runs else {}
     for expected, got, sizes in runs:
         difference = _difference(expected, got) / (1.0 if integers else max(scale, LEAST_SCALE))
         if difference > worst:
@@ -165,8 +198,8 @@ def _rounding(dtype: torch.dtype) -> float:
     return 8 * torch.finfo(dtype).eps if dtype in (torch.bfloat16, torch.float16) else 0.0
 
 
-def _shown(sizes: dict[str, int]) -> str:
-    return ", ".join(f"{name}={size}" for name, size in sizes.items()) or "the spec's own sizes"
+def _shown(sizes: Sizes) -> str:
+    return ", ".join(f"{name}={size:g}" for name, size in sizes.items()) or "the spec's own sizes"
 
 
 def _judge(found: Comparison, tolerance: float, name: str) -> None:

@@ -37,12 +37,42 @@ PluginOption = Annotated[
         show_default=False,
     ),
 ]
+SizeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--size",
+        metavar="NAME=N",
+        help="A size that the model takes when it runs, as `depth=5`. May be repeated.",
+        show_default=False,
+    ),
+]
+DepthOption = Annotated[
+    str | None, typer.Option("--depth", metavar="N", help="Short for `--size depth=N`.", show_default=False)
+]
+WidthOption = Annotated[
+    str | None,
+    typer.Option("--width", metavar="W", help="Short for `--size width=W`, as `1/4`.", show_default=False),
+]
 Format = Literal["text", "json"]
 FormatOption = Annotated[Format, typer.Option("--format", help="For people or for programs.")]
 OutOption = Annotated[
     Path | None,
     typer.Option("-o", "--out", metavar="FILE", help="Write here, not to the terminal.", show_default=False),
 ]
+
+
+def given_sizes(size: list[str] | None, depth: str | None = None, width: str | None = None) -> dict[str, str]:
+    """The texts of `--size`, `--depth` and `--width` by name."""
+    found: dict[str, str] = {}
+    short = {"depth": depth, "width": width}
+    for text in size or ():
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (equals and name.isidentifier() and value):
+            raise typer.BadParameter(f"`{text}` is not NAME=N", param_hint="--size")
+        if name in found or short.get(name) is not None:
+            raise typer.BadParameter(f"`{name}` is given twice", param_hint="--size")
+        found[name] = value
+    return found | {name: value.strip() for name, value in short.items() if value is not None}
 
 
 def training_backend(name: str) -> None:

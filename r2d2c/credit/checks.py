@@ -8,7 +8,7 @@ from r2d2c.credit.check import LinkCheck
 from r2d2c.credit.options import options_of
 from r2d2c.credit.parts import numel
 from r2d2c.credit.record import CreditRule
-from r2d2c.graph import Graph, Link, Node, Region, Value, spelled
+from r2d2c.graph import USES, Graph, Link, Node, Region, Value, spelled
 from r2d2c.source import Span
 from r2d2c.types import Dim, TensorType
 
@@ -167,7 +167,7 @@ def nodes_in(graph: Graph, region: Region) -> list[Node]:
         seen.add(name)
         for node in graph.regions[name].nodes:
             found.append(node)
-            if node.op == "call":
+            if node.op in USES:
                 stack.append(node.attrs["region"])
     return found
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from r2d2c.credit.check import LinkCheck
-from r2d2c.credit.checks import can_have_delta, comes_back, name_of, nodes_in
+from r2d2c.credit.checks import can_have_delta, comes_back, listed, name_of, nodes_in
 from r2d2c.credit.options import options_of
 from r2d2c.graph import Graph, Link, Node, Value, storage_read
+from r2d2c.loops import loop_of
 from r2d2c.ops.feedback import PLAIN
 
 FEEDBACK: Mapping[str, str] = {plain: feedback for feedback, plain in PLAIN.items()}
@@ -25,7 +26,11 @@ def check_feedback(c: LinkCheck) -> None:
     layers = [
         n for n in _layers_above(c, flat, c.link) if n.inputs[1] is None or n.inputs[1].node not in fixed
     ]
-    if not layers and not c.option("own"):
+    inside = _loops_above(c, flat, c.link)
+    if c.option("own"):
+        inside += _layers_in_loops(c, c.link.source_task, FEEDBACK)
+    _not_in_a_loop(c, inside)
+    if not layers and not inside and not c.option("own"):
         c.report(
             "W494",
             f"no linear or convolution layer of `{c.link.target}` that learns reads `{c.name}`: here `feedback` is `backprop`",
@@ -100,6 +105,60 @@ def _layers_above(c: LinkCheck, flat: Graph, link: Link) -> list[Node]:
     return found
 
 
+def _loops_above(c: LinkCheck, flat: Graph, link: Link) -> list[Node]:
+    """The layers inside of loops of the upper task that a link's value reaches."""
+    value = next(k.source for k, of in zip(flat.links, c.graph.links, strict=True) if of == link)
+    own = {node.id for node in nodes_in(c.graph, c.graph.regions[link.target])}
+    reached, found = {value}, []
+    for node in flat.body.nodes:
+        if node.id.partition("@")[0] in own and not reached.isdisjoint(node.inputs):
+            reached.update(Value(node.id, port) for port in range(len(node.outputs)))
+            if node.op == "loop":
+                found += _reached_in_step(flat, node, [v in reached for v in node.inputs])
+    return found
+
+
+def _reached_in_step(flat: Graph, loop: Node, given: list[bool]) -> list[Node]:
+    """The layers of a loop's step that some of its inputs reach, by whatever number of steps."""
+    step = flat.regions[loop.attrs["region"]]
+    reached = {port.value for port, is_given in zip(step.inputs, given, strict=True) if is_given}
+    before: set[Value] = set()
+    found: dict[str, Node] = {}
+    while reached != before:
+        before = set(reached)
+        for node in step.nodes:
+            if node.op != "port" and not reached.isdisjoint(node.inputs):
+                reached.update(Value(node.id, port) for port in range(len(node.outputs)))
+                if node.op in FEEDBACK and node.inputs[0] in reached:
+                    found[node.id] = node
+                elif node.op == "loop":
+                    inner = _reached_in_step(flat, node, [v in reached for v in node.inputs])
+                    found |= {n.id: n for n in inner}
+        for carried, port in zip(step.inputs[: len(loop_of(loop).carries)], step.outputs, strict=False):
+            if port.value in reached:
+                reached.add(carried.value)
+    return list(found.values())
+
+
+def _layers_in_loops(c: LinkCheck, task: str, ops: Iterable[str]) -> list[Node]:
+    """The layers of a task's behavior that stand in loops."""
+    loops = [node for node in nodes_in(c.graph, c.graph.regions[task]) if node.op == "loop"]
+    inside = [n for loop in loops for n in nodes_in(c.graph, c.graph.regions[loop.attrs["region"]])]
+    return list({node.id: node for node in inside if node.op in ops}.values())
+
+
+def _not_in_a_loop(c: LinkCheck, layers: list[Node]) -> None:
+    """A layer in a loop runs at every step, and the rules that change layers know of one run."""
+    if layers:
+        ops = listed(dict.fromkeys(node.op for node in layers))
+        c.report(
+            "E488",
+            f"the credit `{c.rule.name}` changes layers, and cannot change those inside of a loop: here {ops}",
+            also=[(node.origin, "a layer in a loop") for node in layers],
+            fix="give the link another credit: `backprop`, `direct` or `target`",
+        )
+
+
 # -- hebbian
 
 
@@ -109,7 +168,9 @@ def check_hebbian(c: LinkCheck) -> None:
     if next(link for link in c.links if link.source_task == task) != c.link:
         return
     layers, plastic = _plastic_layers(c, task)
-    if not plastic:
+    inside = _layers_in_loops(c, task, PLASTIC)
+    _not_in_a_loop(c, inside)
+    if not plastic and not inside:
         frozen = "its weights are frozen, or computed"
         why = frozen if layers else "it has no linear or convolution layer"
         c.report(

@@ -36,7 +36,8 @@ def _matrix(net: Layers, link: Link, node: Node, parameter: str) -> Value:
     """What stands for a weight in the backward."""
     variant, weight = net.option(link, "variant"), node.inputs[1]
     assert weight is not None
-    place = f"{parameter.rpartition('.')[0]}.feedback"
+    # A layer has one weight; of a hypernet's factors, `….weight.left` and `….weight.right`, each has a B.
+    place = f"{parameter.removesuffix('.weight')}.feedback"
     if variant == "random":
         return net.like(parameter, place)
     signs = net.node("sign", net.stop(weight), name="signs")

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from r2d2c.graph import Graph, Node, Port, Region, RegionKind, Value
+from r2d2c.graph import USES, Graph, Node, Port, Region, RegionKind, Value
+from r2d2c.loops import Loop
 from r2d2c.ops.record import Namespace, Op, Shapes
 from r2d2c.source import Span
 from r2d2c.types import Dim, DimLike, TensorType, symbol
@@ -90,7 +91,7 @@ class Rewriter:
             attrs = (
                 {key: substituted(value, given) for key, value in node.attrs.items()} if given else node.attrs
             )
-            if node.op == "call":
+            if node.op in USES:
                 attrs = {**attrs, "region": self.clone(node.attrs["region"], suffix, dims).name}
             inputs = tuple(moved(value) if value is not None else None for value in node.inputs)
             nodes.append(Node(made[node.id], node.op, inputs, attrs, node.outputs, node.origin))
@@ -101,7 +102,7 @@ class Rewriter:
                     self.types[Value(made[node.id], position)] = type_.with_dims(dims_)
         copy = Region(
             self.fresh(f"{name}@{suffix}"),
-            "credit",
+            "step" if region.kind == "step" else "credit",
             tuple(Port(port.name, moved(port.value)) for port in region.inputs),
             tuple(Port(port.name, moved(port.value)) for port in region.outputs),
             tuple(nodes),
@@ -231,6 +232,8 @@ def substituted(value: Any, given: Dims) -> Any:
     """An attribute of a node with `substitute` applied to every dim in it."""
     if isinstance(value, Dim):
         return substitute(value, given)
+    if isinstance(value, Loop):
+        return value.mapped(lambda dim: substitute(dim, given))
     if type(value) is dict:
         return {key: substituted(part, given) for key, part in value.items()}
     return tuple(substituted(part, given) for part in value) if type(value) is tuple else value
@@ -260,7 +263,7 @@ def _called(regions: Mapping[str, Region], roots: Iterable[str]) -> set[str]:
         name = stack.pop()
         if name not in found:
             found.add(name)
-            stack += [node.attrs["region"] for node in regions[name].nodes if node.op == "call"]
+            stack += [node.attrs["region"] for node in regions[name].nodes if node.op in USES]
     return found
 
 

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from r2d2c.diagnostics.codes_data import DATA
+from r2d2c.diagnostics.codes_distillation import DISTILLATION
 from r2d2c.diagnostics.codes_export import EXPORT
 from r2d2c.diagnostics.codes_file import FILE
 from r2d2c.diagnostics.codes_goodness import GOODNESS
+from r2d2c.diagnostics.codes_hypernets import HYPERNETS
+from r2d2c.diagnostics.codes_loops import LOOPS
 from r2d2c.diagnostics.codes_names import NAMES
 from r2d2c.diagnostics.codes_rules import RULES
 from r2d2c.diagnostics.codes_shapes import SHAPES
+from r2d2c.diagnostics.codes_sizes import SIZES
 from r2d2c.diagnostics.codes_syntax import SYNTAX
 from r2d2c.diagnostics.codes_tasks import TASKS
 from r2d2c.diagnostics.entry import Entry
 
 CATALOG: dict[str, Entry] = {
     entry.code: entry
-    for table in (FILE, SYNTAX, NAMES, SHAPES, TASKS, GOODNESS, RULES, DATA, EXPORT)
+    for table in (
+        FILE,
+        SYNTAX,
+        NAMES,
+        LOOPS,
+        HYPERNETS,
+        DISTILLATION,
+        SHAPES,
+        TASKS,
+        GOODNESS,
+        RULES,
+        DATA,
+        SIZES,
+        EXPORT,
+    )
     for entry in table
 }

@@ -140,4 +140,17 @@ A key stands without a value, or a section without entries. Give it one, or remo
         behavior:
     outputs: {}""",
     ),
+    Entry(
+        "E161",
+        "two parts, of which one is missing",
+        """\
+Some entries have two parts with a mark in between: a carry its type and its initial value, the steps of a loss the
+first and the last.
+
+    c: f32[B, S]
+    c: f32[B, S] = zeros
+
+    steps: 2
+    steps: 2..depth""",
+    ),
 )

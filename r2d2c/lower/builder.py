@@ -13,12 +13,16 @@ from typing import Any
 import torch
 import torch.fx as fx
 
-from r2d2c.graph import Graph, Node, Value
+from r2d2c.graph import CORE_OPS, Graph, Node, Region, Value
 from r2d2c.infer import NodeTypes, Signatures
+from r2d2c.loops import Loop, loop_of, sequence_axis, stack_axis
+from r2d2c.lower.halting import COUNT
+from r2d2c.lower.loops import LoopCall
 from r2d2c.ops.record import Op
 from r2d2c.passes.building import AGAIN
+from r2d2c.passes.reach import sometimes
 from r2d2c.source import Span
-from r2d2c.types import Dim, DimLike
+from r2d2c.types import Dim, DimLike, symbol
 
 TORCH_DTYPES = {
     "f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "i64": torch.int64,
@@ -49,17 +53,42 @@ def trace_of(span: Span | None, what: str) -> str | None:
     return f'  File "{span.source.name}", line {span.line}, in {what}'
 
 
+def draws(graph: Graph, nodes: Iterable[Node], signatures: Signatures) -> bool:
+    """Whether some node draws random numbers, in the step of a loop too."""
+    for node in nodes:
+        if node.op == "loop":
+            if draws(graph, graph.regions[node.attrs["region"]].nodes, signatures):
+                return True
+        elif node.op not in CORE_OPS and "random" in signatures[node.op].op.traits:
+            return True
+    return False
+
+
+def _drawing_place(node: Node) -> str:
+    """By what name a node draws: that of the first run, in a second one that is to give the same."""
+    place, at, run = node.id.rpartition("@")
+    return place if at and run.rpartition(".")[2] == AGAIN else node.id
+
+
 class FxBuilder(NodeTypes):
     """One fx graph under construction.
 
     training: whether ops that differ lower to their training form.
     default: what f32 stands for, in a model converted by ``.double()`` or ``.bfloat16()``.
+    inside: this is the step of a loop.
     """
 
     def __init__(
-        self, graph: Graph, signatures: Signatures, training: bool, default: torch.dtype | None = None
+        self,
+        graph: Graph,
+        signatures: Signatures,
+        training: bool,
+        default: torch.dtype | None = None,
+        inside: bool = False,
     ) -> None:
-        self.graph, self.signatures, self.training = graph, signatures, training
+        self.graph, self.signatures, self.training, self.inside = graph, signatures, training, inside
+        # Placeholders of numbers that are no ports: the model's arguments, in a step the sizes that it asks for.
+        self.wanted: dict[str, fx.Node] = {}
         self.default = default or torch.float32
         self.fx = fx.Graph()
         self.env: dict[Value, Any] = {}
@@ -126,7 +155,9 @@ class FxBuilder(NodeTypes):
     def _symbol(self, name: str) -> Any:
         if name not in self._sizes:
             if name not in self.sizes_of:
-                raise KeyError(f"no input has the dim {name}")
+                if not self.inside and name not in self.graph.arguments:
+                    raise KeyError(f"no input has the dim {name}")
+                return self.argument(name)
             tensor, axis = self.sizes_of[name]
             self._sizes[name] = self.method("size", tensor, axis)
         return self._sizes[name]
@@ -135,9 +166,7 @@ class FxBuilder(NodeTypes):
         """A torch.Generator on the device of ``like``, for this node at this step; a second run draws as the first."""
         assert self._node is not None and self.rng is not None, "random ops draw only in training"
         device = self.python(getattr, like, "device")
-        place, at, run = self._node.id.rpartition("@")
-        again = at and run.rpartition(".")[2] == AGAIN
-        return self.method("generator", self.rng, place if again else self._node.id, device)
+        return self.method("generator", self.rng, _drawing_place(self._node), device)
 
     def device(self) -> Any:
         """The device of the inputs, for ops that make tensors of their own; None if there is no input."""
@@ -188,6 +217,12 @@ class FxBuilder(NodeTypes):
         if op == "size":
             env[Value(node.id)] = self.size(node.attrs["dim"])
             return
+        if op == "argument":
+            env[Value(node.id)] = self.argument(node.attrs["name"])
+            return
+        if op == "loop":
+            self._loop(node)
+            return
         if op == "stop":
             env[Value(node.id)] = self.method("detach", env[node.inputs[0]])  # type: ignore[index]
             return
@@ -195,6 +230,69 @@ class FxBuilder(NodeTypes):
             env[Value(node.id)] = self.method("requires_grad_", self.method("detach", env[node.inputs[0]]))  # type: ignore[index]
             return
         self._lower(node)
+
+    def argument(self, name: str) -> Any:
+        """A number that is given when the model runs, or in a step the size of a dim that the loop sees."""
+        found = self.wanted.get(name)
+        if found is None:
+            last = [n for n in self.fx.nodes if n.op == "placeholder"][-1:]
+            with self.fx.inserting_after(*last) if last else self.fx.inserting_before():
+                found = self.wanted[name] = self.placeholder(name)
+        return found
+
+    def _loop(self, node: Node) -> None:
+        """A call of the loop, whose step is an fx graph of its own."""
+        loop, step = loop_of(node), self.graph.regions[node.attrs["region"]]
+        graph = self.graph.with_(main=step.name)
+        inner = FxBuilder(graph, self.signatures, self.training, self.default, inside=True)
+        for port in step.inputs:
+            inner.placeholder(port.name, port.value)
+        random = draws(self.graph, step.nodes, self.signatures)
+        if random and self.training:
+            inner.rng = inner.placeholder("rng")
+        for each in step.nodes:
+            if each.op != "port":
+                inner.add(each)
+        inner.fx.output(tuple(inner.env[port.value] for port in step.outputs))
+        call = LoopCall(
+            loop,
+            inner.fx,
+            *self._axes(node, loop),
+            inner.rng is not None,
+            len(inner.wanted),
+            _drawing_place(node),
+            sometimes(self.graph, node, self.signatures.ops) if self.training else (),
+            self._samples(loop, step, inner) if loop.halt is not None else (),
+            self.default,
+        )
+        inputs = [self.env[value] for value in node.inputs if value is not None]
+        rng = [] if inner.rng is None else [self.rng]
+        result = self.python(call, self.size(loop.trips), *inputs, *rng, *map(self._symbol, inner.wanted))
+        for number in range(len(node.outputs)):
+            part = self.env[Value(node.id, number)] = self.item(result, number)
+            part.meta["r2d2c"] = (node, number)
+
+    def _axes(self, node: Node, loop: Loop) -> tuple[list[int], list[int]]:
+        """The axis of steps of every sequence and of every output."""
+        types, first = self.graph.types, len(loop.carries)
+        axes = []
+        for value in node.inputs[first : first + loop.sequences]:
+            axis = sequence_axis(types[value], loop.trips) if value is not None else None
+            assert axis is not None, value
+            axes.append(axis)
+        return axes, [stack_axis(types[Value(node.id, port)]) for port in range(len(node.outputs))]
+
+    def _samples(self, loop: Loop, step: Region, inner: FxBuilder) -> list[int | None]:
+        """The axis of samples of every argument of a step, where samples halt."""
+        assert loop.halt is not None
+        types = self.graph.types
+        samples = types[step.outputs[loop.halt.port].value].dims[0]
+        found: list[int | None] = [
+            next((axis for axis, dim in enumerate(types[port.value].dims) if dim == samples), None)
+            for port in step.inputs
+        ]
+        rng = [None] if inner.rng is not None else []
+        return [*found, *rng, *(COUNT if samples == symbol(name) else None for name in inner.wanted)]
 
     def _begin(self, node: Node) -> None:
         self._node = node

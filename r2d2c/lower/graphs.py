@@ -11,7 +11,7 @@ import torch.fx as fx
 
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.infer import Signatures
-from r2d2c.lower.builder import FxBuilder, identifier
+from r2d2c.lower.builder import FxBuilder, draws, identifier
 from r2d2c.lower.explicit import Explicit
 from r2d2c.ops.record import Op
 from r2d2c.passes.inline import prune
@@ -26,6 +26,7 @@ class Lowered:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     random: bool = False
+    arguments: tuple[str, ...] = ()
 
 
 def lower_inference(graph: Graph, ops: Mapping[str, Op], default: torch.dtype | None = None) -> Lowered:
@@ -39,7 +40,8 @@ def lower_inference(graph: Graph, ops: Mapping[str, Op], default: torch.dtype | 
             b.add(node)
     results = tuple(_as_tensor(b, b.env[port.value]) for port in main.outputs)
     b.fx.output(dict(zip((p.name for p in main.outputs), results, strict=True)))
-    return Lowered(b.fx, tuple(p.name for p in main.inputs), tuple(p.name for p in main.outputs))
+    names = tuple(p.name for p in main.inputs), tuple(p.name for p in main.outputs)
+    return Lowered(b.fx, *names, arguments=tuple(b.wanted))
 
 
 def lower_forward(
@@ -54,14 +56,15 @@ def lower_forward(
     nodes = prune(graph.body.nodes, [value for _, value in wanted])
     for port in graph.body.inputs:
         b.placeholder(port.name, port.value)
-    random = training and _draws(nodes, ops)
+    random = training and draws(graph, nodes, b.signatures)
     if random:
         b.rng = b.placeholder("rng")
     for node in nodes:
         if node.op != "port":
             b.add(node)
     b.fx.output(tuple(_as_tensor(b, b.env[value]) for _, value in wanted))
-    return Lowered(b.fx, tuple(p.name for p in graph.body.inputs), tuple(n for n, _ in wanted), random)
+    names = tuple(p.name for p in graph.body.inputs), tuple(n for n, _ in wanted)
+    return Lowered(b.fx, *names, random, tuple(b.wanted))
 
 
 def forward_only(graph: Graph) -> set[str]:
@@ -87,19 +90,19 @@ def _as_tensor(b: FxBuilder, result: Any) -> Any:
     return b("torch.tensor", result) if isinstance(result, (int, float)) else result
 
 
-def _draws(nodes: Iterable[Node], ops: Mapping[str, Op]) -> bool:
-    return any(node.op in ops and "random" in ops[node.op].traits for node in nodes)
-
-
 @dataclass(frozen=True)
 class LoweredVisit:
-    """A visit's fx graph. ``reads`` and ``writes`` are the values that cross visits, as slots of the run."""
+    """A visit's fx graph. ``reads`` and ``writes`` are the values that cross visits, as slots of the run.
+
+    Its placeholders are ``reads``, a generator if it is ``random``, and numbers by the names of ``arguments``.
+    """
 
     fx: fx.Graph
     name: str
     reads: tuple[Value, ...]
     writes: tuple[Value, ...]
     random: bool
+    arguments: tuple[str, ...] = ()
 
 
 class TrainingLowering:
@@ -168,7 +171,7 @@ class TrainingLowering:
 
     def _shareable(self, value: Value) -> bool:
         # Parameters and numbers are read anew in every visit.
-        return self.nodes[value.node].op not in ("param", "constant", "size")
+        return self.nodes[value.node].op not in ("param", "constant", "size", "argument")
 
     def _values(self, id_: str) -> list[Value]:
         return [Value(id_, port) for port in range(len(self.nodes[id_].outputs))]
@@ -192,7 +195,7 @@ class TrainingLowering:
         reads = [*reads, *self._ports_for_sizes(nodes, reads)]
         for value in reads:
             b.placeholder(self._label(value), value)
-        random = _draws(nodes, self.ops)
+        random = draws(self.graph, nodes, self.signatures)
         if random:
             b.rng = b.placeholder("rng")
         for id_ in dict.fromkeys(n.id for n in extra):
@@ -211,12 +214,12 @@ class TrainingLowering:
             else:
                 b.add(node)
         b.fx.output(tuple(_as_tensor(b, b.env[value]) for value in writes))
-        return LoweredVisit(b.fx, name, tuple(reads), tuple(writes), random)
+        return LoweredVisit(b.fx, name, tuple(reads), tuple(writes), random, tuple(b.wanted))
 
     def _ports_for_sizes(self, nodes: list[Node], reads: list[Value]) -> list[Value]:
         """Ports that show run-time dims of this visit which none of its reads shows plainly."""
         wanted = symbols_of((v for node in nodes for v in self._values(node.id)), self.graph)
-        shown = plain_symbols(reads, self.graph)
+        shown = plain_symbols(reads, self.graph) | self.graph.arguments.keys()
         found = []
         for port in self.graph.body.inputs:
             more = (plain_symbols([port.value], self.graph) & wanted) - shown

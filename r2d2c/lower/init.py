@@ -103,10 +103,14 @@ def initial(row: Storage, seed: int) -> torch.Tensor:
 class Rng:
     """Where the random ops of a training graph draw from: a generator for every (seed, node, step)."""
 
-    __slots__ = ("seed", "step")
+    __slots__ = ("place", "seed", "step")
 
-    def __init__(self, seed: int, step: int) -> None:
-        self.seed, self.step = seed, step
+    def __init__(self, seed: int, step: int, place: str = "") -> None:
+        self.seed, self.step, self.place = seed, step, place
 
     def generator(self, node: str, device: torch.device) -> torch.Generator:
-        return torch.Generator(device).manual_seed(seed_of(self.seed, node, self.step))
+        return torch.Generator(device).manual_seed(seed_of(self.seed, f"{node}{self.place}", self.step))
+
+    def at(self, place: str) -> Rng:
+        """Where a step of a loop draws from."""
+        return Rng(self.seed, self.step, f"{self.place}#{place}")

@@ -114,6 +114,8 @@ def _bound(b: Any, a: Any, side: str) -> Any:
     target = "torch.maximum" if side == "min" else "torch.minimum"
     if is_number(a.x) and is_number(a.y):
         return fold(target, a.x, a.y)
+    if b.type("x").weak and b.type("y").weak:  # sizes, which are numbers of Python
+        return b.python(max if side == "min" else min, a.x, a.y)
     if b.type("y").weak:
         return b("torch.clamp", a.x, **{side: a.y})
     if b.type("x").weak:

@@ -160,7 +160,7 @@ def _bilinear_equation(weight: TensorType) -> str:
 
 def _bilinear_lower(b: Any, a: Any) -> Any:
     if b.type("weight").rank == 3:
-        return b("torch.nn.functional.bilinear", a.x, a.y, a.weight, a.bias)
+        return b("r2d2c.ops.functions.bilinear", a.x, a.y, a.weight, a.bias)
     y = b("torch.einsum", _bilinear_equation(b.type("weight")), a.x, a.weight, a.y)
     return y if a.bias is None else b("torch.add", y, a.bias)
 

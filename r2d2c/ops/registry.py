@@ -19,7 +19,10 @@ from r2d2c.ops import (
     feedback,
     indexing,
     joining,
+    learned,
     linear,
+    masking,
+    narrowing,
     norms,
     ordering,
     patterns,
@@ -38,9 +41,10 @@ FAMILIES = {
     "activations": activations.OPS,
     "reductions": reductions.OPS,
     "ordering": ordering.OPS,
+    "masking": masking.OPS,
     "distances": distances.OPS + class_distances.OPS,
     "linear": linear.OPS,
-    "embedding": embedding.OPS,
+    "embedding": embedding.OPS + learned.OPS,
     "convolution": convolution.OPS,
     "feedback": feedback.OPS,
     "pooling": pooling.OPS,
@@ -51,7 +55,7 @@ FAMILIES = {
     "joining": joining.OPS,
     "indexing": indexing.OPS,
     "patterns": patterns.OPS,
-    "constants": constants.OPS,
+    "constants": constants.OPS + narrowing.OPS,
 }
 
 

@@ -76,7 +76,9 @@ class Backward:
         for name, loss in self.graph.losses.items():
             shown = (loss.value,) if loss.root != loss.value else ()
             cotangent = loss.weight if loss.closed is None else loss.closed[1]
-            yield Root(name, loss.root, cotangent, self.reach.cone([loss.root]), True, shown)
+            # A loss of weight 0 is measured and trains nothing: what it costs is its forward.
+            cone = self.reach.cone([loss.root] if loss.weight else [])
+            yield Root(name, loss.root, cotangent, cone, True, shown)
 
     def _signals(self) -> Iterable[Root]:
         for node in self.graph.body.nodes:
@@ -293,7 +295,7 @@ class Backward:
         ports = [node for node in main.nodes if node.op == "port"]
         flat = [*ports, *(node for nodes in emitted for node in nodes if node.op != "port")]
         region = Region(main.name, main.kind, main.inputs, main.outputs, tuple(flat), main.origin)
-        made = graph.with_(regions={main.name: region}, types=self.out.types)
+        made = graph.with_(regions={**graph.steps, main.name: region}, types=self.out.types)
         reach = Reach(made, self.ops)
         if self.merge:
             emitted = release(emitted, reach)
@@ -315,7 +317,7 @@ class Backward:
             name: loss.mapped(self._value) for name, loss in graph.losses.items() if name not in self.skip
         }
         return graph.with_(
-            regions={main.name: region},
+            regions={**graph.steps, main.name: region},
             types=self.out.types,
             visits=tuple(visits),
             storage=storage,

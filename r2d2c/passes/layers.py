@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from r2d2c.credit.guard import ask
 from r2d2c.credit.record import CreditRule
-from r2d2c.graph import Graph, Link, Node, Region, Value
+from r2d2c.graph import USES, Graph, Link, Node, Region, Value
 from r2d2c.ops.record import Op
 from r2d2c.passes.building import GraphBuilder, in_order
 from r2d2c.passes.edges import FlatLayers
@@ -40,7 +40,10 @@ class Rewire(GraphBuilder):
         nodes = tuple(in_order([*self.flat.values(), *self.nodes]))
         region = Region(main.name, main.kind, main.inputs, main.outputs, nodes, main.origin)
         return graph.with_(
-            regions={main.name: region}, types=self.types, storage=self.storage, losses=self.losses
+            regions={**graph.steps, main.name: region},
+            types=self.types,
+            storage=self.storage,
+            losses=self.losses,
         )
 
     def behavior(self, task: str) -> list[Node]:
@@ -83,6 +86,6 @@ def owners_of(graph: Graph) -> dict[str, str]:
         while todo:
             for node in graph.regions[todo.pop()].nodes:
                 found[node.id] = task.name
-                if node.op == "call":
+                if node.op in USES:
                     todo.append(node.attrs["region"])
     return found

@@ -12,15 +12,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from r2d2c.graph import CORE_OPS, Graph, Node, Region, RegionKind, Stage, Value
+from r2d2c.graph import CORE_OPS, USES, Graph, Node, Region, RegionKind, Stage, Value
+from r2d2c.loops import loop_of
 
 Form = Literal["resolved", "typed", "attached", "flat", "training", "inference"]
 
-FORWARD = frozenset({"port", "param", "constant", "size", "stop"})
+FORWARD = frozenset({"port", "param", "constant", "size", "stop", "argument", "loop"})
 CREDIT = frozenset({"leaf", "gradient", "signal", "vjp", "accumulate", "update"})
 BACKWARD = frozenset({"vjp", "accumulate", "update"})
 KINDS: frozenset[RegionKind] = frozenset(
-    {"model", "behavior", "representative", "loss", "teach", "block", "output", "metric", "credit"}
+    {
+        "model",
+        "behavior",
+        "representative",
+        "loss",
+        "teach",
+        "block",
+        "loop",
+        "step",
+        "output",
+        "metric",
+        "credit",
+    }
 )
 
 
@@ -33,7 +46,7 @@ class Legal:
     """A row of the table.
 
     core: the core ops that may appear; ops with a record may appear everywhere.
-    kinds: the kinds its regions may have. flat: the main region is the only one.
+    kinds: the kinds its regions may have. flat: beside the main region there are steps of loops at the most.
     types: every value and all storage has a type.
     credit: every link's rule is one of those known. Before `verify`, it may still be a misspelling.
     visits: the visits hold every node but the ports, once, in order.
@@ -51,9 +64,9 @@ class Legal:
     targets: bool = True
 
 
-_ONE: frozenset[RegionKind] = frozenset({"model"})
+_ONE: frozenset[RegionKind] = frozenset({"model", "step"})
 TABLE: tuple[Legal, ...] = (
-    Legal("resolved", "resolved", FORWARD | {"call"}, types=False),
+    Legal("resolved", "resolved", FORWARD | {"call", "code", "generate"}, types=False),
     Legal("typed", "typed", FORWARD | {"call"}),
     Legal("attached", "training", FORWARD | CREDIT | {"call"}, credit=True),
     Legal("flat", "training", FORWARD | CREDIT | {"probe"}, _ONE, flat=True, credit=True),
@@ -118,7 +131,7 @@ def _problems(graph: Graph, row: Legal, ops: set[str] | None, rules: set[str] | 
     if graph.main not in graph.regions:
         yield f"there is no region {graph.main}"
         return
-    if row.flat and len(graph.regions) != 1:
+    if row.flat and len(graph.regions) - len(graph.steps) != 1:
         yield f"it has {len(graph.regions)} regions and should be flat"
     seen: set[str] = set()
     for name, region in graph.regions.items():
@@ -162,7 +175,7 @@ def _region(graph: Graph, row: Legal, region: Region, ops: set[str] | None, seen
     for port_ in region.inputs:
         if port_.value.node not in ports:
             yield f"the input {port_.name} of {region.name} is no port of it"
-    if len(ports) != len(region.inputs) and row.targets:
+    if len(ports) != len(region.inputs) and (row.targets or region.kind == "step"):
         yield f"{region.name} has {len(ports)} port nodes and {len(region.inputs)} inputs"
     for port_ in region.outputs:
         if not 0 <= port_.value.port < made.get(port_.value.node, 0):
@@ -178,6 +191,19 @@ def _call(graph: Graph, node: Node) -> Iterator[str]:
         yield f"{node.id} gives {len(node.inputs)} inputs to {callee.name}, which has {len(callee.inputs)}"
     if len(callee.outputs) != len(node.outputs):
         yield f"{node.id} has {len(node.outputs)} outputs, and {callee.name} gives {len(callee.outputs)}"
+
+
+def _loop(graph: Graph, node: Node) -> Iterator[str]:
+    step, loop = graph.regions.get(node.attrs["region"]), loop_of(node)
+    if step is None:
+        yield f"{node.id} repeats {node.attrs['region']}, which does not exist"
+        return
+    if len(step.inputs) != len(node.inputs):
+        yield f"{node.id} gives {len(node.inputs)} inputs to {step.name}, which has {len(step.inputs)}"
+    if len(step.outputs) < len(loop.carries):
+        yield f"{step.name} has {len(step.outputs)} outputs for {len(loop.carries)} carries"
+    if len(loop.gives) != len(node.outputs) or any(g.port >= len(step.outputs) for g in loop.gives):
+        yield f"{node.id} has {len(node.outputs)} outputs, and its loop gives {len(loop.gives)}"
 
 
 def _param(graph: Graph, node: Node) -> Iterator[str]:
@@ -210,7 +236,14 @@ def _vjp(graph: Graph, node: Node) -> Iterator[str]:
             yield f"{node.id} takes the gradient of {name}, which does not exist"
 
 
-_NODES = {"call": _call, "param": _param, "accumulate": _accumulate, "update": _update, "vjp": _vjp}
+_NODES = {
+    "call": _call,
+    "loop": _loop,
+    "param": _param,
+    "accumulate": _accumulate,
+    "update": _update,
+    "vjp": _vjp,
+}
 
 
 def _tables(graph: Graph, row: Legal, rules: set[str] | None) -> Iterator[str]:
@@ -238,7 +271,7 @@ def _tables(graph: Graph, row: Legal, rules: set[str] | None) -> Iterator[str]:
 
 def _recursion(graph: Graph) -> Iterator[str]:
     called = {
-        name: {node.attrs["region"] for node in region.nodes if node.op == "call"} & graph.regions.keys()
+        name: {node.attrs["region"] for node in region.nodes if node.op in USES} & graph.regions.keys()
         for name, region in graph.regions.items()
     }
     left = dict(called)

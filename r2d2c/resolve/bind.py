@@ -242,7 +242,7 @@ def _param(
     if given is None and not arg.required:
         return None
     # Its type and, without `init=`, its initialiser come from the op's `params` when shapes are known.
-    first = init if init is not None and arg.name == "weight" else Init("default")
+    first = init if init is not None and arg.name in ("weight", "value") else Init("default")
     if init is not None and arg.name == "bias":
         first = Init("zeros")
     return region.make_storage(

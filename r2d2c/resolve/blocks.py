@@ -174,7 +174,7 @@ def _instance(
         inner = RegionBuilder(program, region_name, "block", region_name, origin=evaluator.span(index))
         inner.active_blocks = (*active, name)
         inner.frozen = frozen or region.frozen
-        inner.sized = region.sized
+        inner.sized, inner.generator = region.sized, region.generator
         for parameter, value in arguments.items():
             if parameter in values:
                 inner.names[parameter] = inner.port(parameter, block.span)
@@ -199,7 +199,7 @@ def _instance(
     outputs = tuple(port.name for port in callee.outputs)
     if index == evaluator.root and evaluator.target and len(outputs) == 1:
         outputs = (evaluator.target,)
-    inputs = tuple(values[port.name] for port in callee.inputs)
+    inputs = tuple(values.get(port.name) or region.code(port.name) for port in callee.inputs)
     region.add(
         f"{call_id}()", "call", inputs, {"region": region_name, "block": name}, outputs, evaluator.span(index)
     )

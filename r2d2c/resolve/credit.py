@@ -113,7 +113,7 @@ class CreditBinder:
         if name is not None and name in option.choices:
             return name
         if option.kind == "behavior":
-            if _head(syntax, index) is not None:
+            if head_of(syntax, index) is not None:
                 return Behavior(syntax, index)
         elif option.kind in self.ports:
             ports = self.ports[option.kind]
@@ -182,7 +182,7 @@ def _first(syntax: Syntax, index: int) -> int:
     return first
 
 
-def _head(syntax: Syntax, index: int) -> int | None:
+def head_of(syntax: Syntax, index: int) -> int | None:
     """What is applied first: the leftmost name or call of a pipe; None if the expression cannot be applied."""
     node = syntax.nodes[index]
     while node.kind == "call" and node.value == "piped":
@@ -197,8 +197,12 @@ def _head(syntax: Syntax, index: int) -> int | None:
 
 def applied(behavior: Behavior, names: Sequence[str]) -> Syntax:
     """The expression with values of these names piped into it: ``a, b |> guess(64)``."""
-    syntax, last = behavior.syntax, behavior.index
-    first, head = _first(syntax, last), _head(syntax, last)
+    return applied_to(behavior.syntax, behavior.index, names)
+
+
+def applied_to(syntax: Syntax, last: int, names: Sequence[str]) -> Syntax:
+    """As `applied`, for the expression that ends with ``last``."""
+    first, head = _first(syntax, last), head_of(syntax, last)
     assert head is not None
     place = syntax.nodes[head]
     nodes = [Expr("name", place.start, place.end, name) for name in names]

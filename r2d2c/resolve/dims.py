@@ -31,10 +31,11 @@ def declare_dims(entries: list[Entry], program: Program) -> None:
             continue
         program.dim_spans[name] = entry.span
         if isinstance(value, tuple):
-            low, high = value
+            low, high, usual = value
             if not 1 <= low <= high:
                 program.sink.report("E213", entry.span, f"the range {low}..{high} is empty or starts below 1")
-            program.ranges[name] = value
+            program.ranges[name] = (low, high)
+            program.usual[name] = usual
             program.dims[name] = symbol(name)
         elif value == "infer":
             program.dims[name] = symbol(f"?{name}")
@@ -68,20 +69,24 @@ def port_types(spec: Spec, program: Program) -> dict[str, TensorType]:
     """The types of inputs and targets, by name."""
     types: dict[str, TensorType] = {}
     for port in (*spec.inputs, *spec.targets):
-        syntax: TypeSyntax = port.syntax
-        if syntax.dtype not in DTYPES:
-            fix = suggest(syntax.dtype, DTYPES)
-            source = port.span.source
-            start = source.text.find(syntax.dtype, port.span.end)
-            span = Span(source, start, start + len(syntax.dtype)) if start >= 0 else port.span
-            program.sink.report(
-                "E215", span, f"`{syntax.dtype}` is not a dtype", f"one of: {', '.join(DTYPES)}", fix=fix
-            )
-        dims: list[DimLike] = []
-        evaluator = Evaluator(RegionBuilder(program, "dims", "model", "dims"), syntax.syntax)
-        if syntax.syntax.nodes:
-            evaluator.run(0, len(syntax.syntax.nodes) - 1)
-        for root in syntax.dims:
-            dims.append(_size(syntax.syntax, root, program))
-        types[port.name] = TensorType(syntax.dtype if syntax.dtype in DTYPES else "f32", tuple(dims))
+        types[port.name] = tensor_type(port.syntax, port.span, program)
     return types
+
+
+def tensor_type(syntax: TypeSyntax, place: Span, program: Program) -> TensorType:
+    """A type that stands behind the name at ``place``."""
+    if syntax.dtype not in DTYPES:
+        fix = suggest(syntax.dtype, DTYPES)
+        source = place.source
+        start = source.text.find(syntax.dtype, place.end)
+        span = Span(source, start, start + len(syntax.dtype)) if start >= 0 else place
+        program.sink.report(
+            "E215", span, f"`{syntax.dtype}` is not a dtype", f"one of: {', '.join(DTYPES)}", fix=fix
+        )
+    dims: list[DimLike] = []
+    evaluator = Evaluator(RegionBuilder(program, "dims", "model", "dims"), syntax.syntax)
+    if syntax.syntax.nodes:
+        evaluator.run(0, len(syntax.syntax.nodes) - 1)
+    for root in syntax.dims:
+        dims.append(_size(syntax.syntax, root, program))
+    return TensorType(syntax.dtype if syntax.dtype in DTYPES else "f32", tuple(dims))

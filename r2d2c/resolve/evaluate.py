@@ -17,6 +17,9 @@ from r2d2c.resolve.results import (
     BlockRef,
     Failed,
     Forbidden,
+    HyperRef,
+    LoopRef,
+    LoopResult,
     OpRef,
     Path,
     Placed,
@@ -53,6 +56,12 @@ UNARY: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "not": ("logical_not", operator.not_),
 }
 CONSTANTS = {"pi": math.pi, "e": math.e, "inf": math.inf}
+
+
+def _at_run_time(operator_: str, left: Any, right: Any) -> bool:
+    """Whether a number is known only when the model runs, and is no size: a part of a dim."""
+    dims = isinstance(left, Dim) or isinstance(right, Dim)
+    return dims and (operator_ == "/" or isinstance(left, float) or isinstance(right, float))
 
 
 class Evaluator:
@@ -113,6 +122,15 @@ class Evaluator:
         span = Span(self.syntax.source, start, end)
         if isinstance(result, (Unknown, UnknownCall, Path, Forbidden)):
             result = self.as_value(Placed(result, self.span(self.root)))
+        if isinstance(result, LoopResult):
+            if result.prefix:
+                result = self.as_value(Placed(result, self.span(self.root)))
+            else:
+                self.region.names.update({f"{name}.{key}": value for key, value in result.values.items()})
+                if any(port.name == "width" for port in self.program.regions[result.name].inputs):
+                    from r2d2c.resolve.steps import lazily
+
+                    lazily(self.region, name, result, self.span(self.root))
         self.region.names[name] = result
         self.region.defined[name] = span
 
@@ -147,6 +165,10 @@ class Evaluator:
             return self._dim(index, name, program.dims[name])
         if name in program.blocks:
             return BlockRef(name)
+        if name in program.loops:
+            return LoopRef(name)
+        if name in program.hypernets:
+            return HyperRef(name)
         op = program.ops.get(name)
         if op is not None:
             return OpRef(op)
@@ -159,7 +181,7 @@ class Evaluator:
     def _dim(self, index: int, name: str, dim: Any) -> Any:
         sized = self.region.sized
         if sized is not None and isinstance(dim, Dim):
-            missing = sorted(s for s in dim.symbols() - sized if not s.startswith("?"))
+            missing = sorted(s for s in dim.symbols() - sized - self.program.free if not s.startswith("?"))
             if missing:
                 where = "input" if self.region.kind in ("behavior", "output") else "port"
                 message = (
@@ -187,6 +209,8 @@ class Evaluator:
         base = self.results[node.args[0]]
         if isinstance(base, Failed):
             return base
+        if isinstance(base, LoopResult):
+            return self._part(index, base, str(node.value))
         dotted = self.syntax.dotted(index)
         if dotted is None:
             self.sink.report("E202", self.span(index), f"{kind_of(base)} has no parts to name with a dot")
@@ -195,9 +219,20 @@ class Evaluator:
             return Path(f"{base.name}.{node.value}")
         return Path(dotted)
 
+    def _part(self, index: int, base: LoopResult, name: str) -> Any:
+        """What a loop gives under a name."""
+        part = base.part(name)
+        if part is not None:
+            return part
+        known = sorted({key.removeprefix(f"{base.prefix}.").partition(".")[0] for key in base.values})
+        where = f"`{base.prefix}` of the loop `{base.name}`" if base.prefix else f"the loop `{base.name}`"
+        self.sink.report("E269", self.span(index), f"{where} gives no `{name}`", fix=suggest(name, known))
+        return FAILED
+
     def _binary(self, index: int, node: Expr) -> Any:
         left, right = self.results[node.args[0]], self.results[node.args[1]]
-        if isinstance(left, (int, float, Dim)) and isinstance(right, (int, float, Dim)):
+        numbers = isinstance(left, (int, float, Dim)) and isinstance(right, (int, float, Dim))
+        if numbers and not _at_run_time(str(node.value), left, right):
             return self._fold(index, node, left, right)
         x, y = self.as_value(self.placed(node.args[0])), self.as_value(self.placed(node.args[1]))
         if x is FAILED or y is FAILED:
@@ -237,6 +272,14 @@ class Evaluator:
             from r2d2c.resolve.blocks import call_block
 
             return call_block(self, index, node, function.name)
+        if isinstance(function, LoopRef):
+            from r2d2c.resolve.loops import call_loop
+
+            return call_loop(self, index, node, function.name)
+        if isinstance(function, HyperRef):
+            from r2d2c.resolve.hypernets import call_hypernet
+
+            return call_hypernet(self, index, node, function.name)
         if isinstance(function, Failed):
             return FAILED
         if isinstance(function, Unknown):
@@ -268,7 +311,9 @@ class Evaluator:
         return self._index_value(index, node, value, items)
 
     def _index_value(self, index: int, node: Expr, value: Value, items: list[Any]) -> Any:
-        tensors = [(n, i) for n, i in enumerate(node.args[1:]) if isinstance(items[n], (Value, Path))]
+        tensors = [
+            (n, i) for n, i in enumerate(node.args[1:]) if isinstance(items[n], (Value, Path, LoopResult))
+        ]
         if tensors:
             # `x[ids]` and `x[:, ids]` pick along one axis.
             number, position = tensors[0]
@@ -344,6 +389,8 @@ class Evaluator:
             return FAILED
         if isinstance(result, Path):
             return self.as_path(result, placed.span)
+        if isinstance(result, LoopResult):
+            return self._loop_value(result, placed.span)
         if isinstance(result, (Unknown, UnknownCall)):
             self.report_unknown(result.name, placed.span)
             return FAILED
@@ -353,8 +400,18 @@ class Evaluator:
         if isinstance(result, Dim):
             return self.region.size(result, placed.span)
         what = kind_of(result)
-        fix = f"call it: `{result.name}(…)`" if isinstance(result, (OpRef, BlockRef)) else None
+        callable_ = isinstance(result, (OpRef, BlockRef, LoopRef, HyperRef))
+        fix = f"call it: `{result.name}(…)`" if callable_ else None
         self.sink.report("E206", placed.span, f"{what} is not a value", "a value is expected here", fix=fix)
+        return FAILED
+
+    def _loop_value(self, result: LoopResult, span: Span) -> Any:
+        value = result.value
+        if value is not None:
+            return value
+        shown = ", ".join(f"`.{key}`" for key in list(result.values)[:5])
+        message = f"the loop `{result.name}` gives several values, and one is expected here"
+        self.sink.report("E206", span, message, fix=f"name one of them: {shown}")
         return FAILED
 
     def as_path(self, path: Path, span: Span) -> Any:
@@ -369,6 +426,10 @@ class Evaluator:
         if found is not None:
             return self.as_value(Placed(found, span))
         storage = self.find_storage(path.name)
+        if storage is not None and storage in self.program.generated:
+            message = f"`{storage}` is generated from a context: there is no one value of it"
+            self.sink.report("E278", span, message, "not a parameter")
+            return FAILED
         if storage is not None:
             return self.region.read(storage)
         self.report_unknown(path.name, span)

@@ -9,7 +9,7 @@ from typing import Any
 from r2d2c.credit.record import CreditRule
 from r2d2c.credit.registry import rules as credit_rules
 from r2d2c.diagnostics import Sink, suggest
-from r2d2c.graph import Credit, Graph, Link, Loss, Metric, Node, Port, Region, Task, Value
+from r2d2c.graph import Argument, Credit, Graph, Link, Loss, Metric, Node, Port, Region, Task, Value
 from r2d2c.ops.record import Op
 from r2d2c.resolve.credit import CreditBinder, build_behaviors
 from r2d2c.resolve.dims import declare_dims, port_types
@@ -19,6 +19,8 @@ from r2d2c.resolve.program import Block, Program
 from r2d2c.resolve.region import RegionBuilder
 from r2d2c.resolve.results import FAILED, Failed, Forbidden, Placed, Unknown
 from r2d2c.resolve.scopes import ModelScopes
+from r2d2c.resolve.step_ranges import has_own_weight, is_mapped
+from r2d2c.resolve.steps import mapped_loss
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Syntax
 from r2d2c.syntax.spec import BlockSyntax, LossSyntax, Spec, TaskSyntax
@@ -51,7 +53,10 @@ class _Resolver:
         self.program = Program(sink, ops)
         declare_dims(spec.dims, self.program)
         self._declare_blocks([*imported, *spec.blocks])
+        self._declare_instances()
         self.port_types = port_types(spec, self.program)
+        shown = {str(dim) for type_ in self.port_types.values() for dim in type_.dims}
+        self.program.free = self.program.ranges.keys() - shown
         self.main = RegionBuilder(self.program, "model", "model", "model", origin=Span(spec.source, 0, 0))
         for port in (*spec.inputs, *spec.targets):
             self.main.port(port.name, port.span)
@@ -72,6 +77,34 @@ class _Resolver:
                     "E235", block.span, f"the block `{name}` is defined twice", also=[(first, "first here")]
                 )
             self.program.blocks[name] = Block(block.signature, block.body, block.span)
+
+    def _declare_instances(self) -> None:
+        """Loops and hypernets, by their names."""
+        spec = self.spec
+        blocks = self.program.blocks
+        for name, span in [(n.name, n.span) for n in spec.hypernets] + [
+            (k.signature.name, k.span) for k in spec.loops
+        ]:
+            if name in blocks:
+                also = [(blocks[name].span, "first here")]
+                self.sink.report("E211", span, f"the name `{name}` is used twice", also=also)
+        self.program.loops = {loop.signature.name: loop for loop in spec.loops}
+        self.program.hypernets = {net.name: net for net in spec.hypernets}
+
+    def _arguments(self) -> dict[str, Argument]:
+        """What is given when the model runs: a width, and the dims with a range that no input shows."""
+        program = self.program
+        sizes = {
+            name: Argument(name, "size", program.usual[name], low, high)
+            for name, (low, high) in program.ranges.items()
+            if name in program.free and name in program.used_dims
+        }
+        found = {**sizes, **program.arguments}
+        for port in (*self.spec.inputs, *self.spec.targets):
+            if port.name in found:
+                message = f"`{port.name}` is an argument of the model too, and `model({port.name}=…)` gives only one of them"
+                self.sink.report("E211", port.span, message, fix="use another name")
+        return found
 
     def run(self, seed: int) -> Graph:
         spec = self.spec
@@ -113,6 +146,7 @@ class _Resolver:
             metrics,
             dims=program.dims,
             ranges=program.ranges,
+            arguments=self._arguments(),
             types={self.main.port(name): type_ for name, type_ in self.port_types.items()},
             seed=seed,
         )
@@ -126,12 +160,14 @@ class _Resolver:
     def _distinct_names(self) -> None:
         seen: dict[str, Span] = {}
         spec = self.spec
-        groups = (spec.inputs, spec.targets, spec.tasks, spec.losses)
-        for entry in (e for group in groups for e in group):
-            if entry.name in seen:
-                also = [(seen[entry.name], "first here")]
-                self.sink.report("E211", entry.span, f"the name `{entry.name}` is used twice", also=also)
-            seen.setdefault(entry.name, entry.span)
+        groups = (spec.inputs, spec.targets, spec.tasks, spec.losses, spec.hypernets)
+        named = [(entry.name, entry.span) for group in groups for entry in group]
+        named += [(loop.signature.name, loop.span) for loop in spec.loops]
+        for name, span in named:
+            if name in seen:
+                also = [(seen[name], "first here")]
+                self.sink.report("E211", span, f"the name `{name}` is used twice", also=also)
+            seen.setdefault(name, span)
 
     # -- tasks
     def _finish_call(self, region: RegionBuilder, origin: Span) -> Value:
@@ -213,17 +249,29 @@ class _Resolver:
 
     def _loss(self, loss: LossSyntax) -> None:
         region = self.scopes.loss(f"{loss.name}.loss", loss.name)
-        if loss.body is not None:
+        if loss.body is not None and not is_mapped(loss):
             self._run_body(region, loss.body)
         if loss.value is None:
             return
-        value = self._scalar_region(region, loss.value, loss.name)
+        value = (
+            self._mapped(region, loss)
+            if is_mapped(loss)
+            else self._scalar_region(region, loss.value, loss.name)
+        )
         if value is not None:
-            weight = self._number(loss.weight, "weight")
+            weight = 1.0 if has_own_weight(loss, self.program) else self._number(loss.weight, "weight")
             span = loss.value.span(loss.value.root)
             self.losses[loss.name] = Loss(loss.name, value, weight, None, span)
         else:
             self.scopes.failed_losses.add(loss.name)
+
+    def _mapped(self, region: RegionBuilder, loss: LossSyntax) -> Value | None:
+        assert loss.value is not None
+        result = mapped_loss(region, loss, self._run_body)
+        if isinstance(result, Failed):
+            return None
+        region.expose(loss.name, result)
+        return self._finish_call(region, loss.value.span(loss.value.root))
 
     def _teach(self, task: TaskSyntax) -> None:
         if task.teach is None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from r2d2c.diagnostics import Sink
-from r2d2c.graph import Region, Storage
+from r2d2c.graph import Argument, Region, Storage
 from r2d2c.ops.record import Op
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Signature, Syntax
+from r2d2c.syntax.spec import HypernetSyntax, LoopSyntax
 from r2d2c.types import DimLike
 
 
@@ -32,6 +33,16 @@ class Program:
     dim_spans: dict[str, Span] = field(default_factory=dict)
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
     blocks: dict[str, Block] = field(default_factory=dict)
+    loops: dict[str, LoopSyntax] = field(default_factory=dict)
+    hypernets: dict[str, HypernetSyntax] = field(default_factory=dict)
+    arguments: dict[str, Argument] = field(default_factory=dict)
+    # The storage that hypernets generate.
+    generated: set[str] = field(default_factory=set)
+    # Loops and hypernets that were reported, so that what uses them stays silent.
+    failed: set[str] = field(default_factory=set)
+    usual: dict[str, int] = field(default_factory=dict)
+    # The dims with a range that no port shows: they are given when the model runs.
+    free: set[str] = field(default_factory=set)
     storage: dict[str, Storage] = field(default_factory=dict)
     regions: dict[str, Region] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)

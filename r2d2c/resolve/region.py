@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from r2d2c.graph import EMPTY, Init, Node, Port, Region, RegionKind, Storage, Value
+from r2d2c.hypernets import Hypernet
 from r2d2c.source import Span
 
 if TYPE_CHECKING:
@@ -111,8 +112,13 @@ class RegionBuilder:
         self.active_blocks: tuple[str, ...] = ()
         # Whether all storage made here is frozen: inside of a block used with `frozen=true`.
         self.frozen = False
+        # The hypernet that generates the parameters made here, and its codes by the names of their ports.
+        self.generator: Hypernet | None = None
+        self.codes: dict[str, Value] = {}
         # The run-time dims that ports give a size to here; None where sizes are only names.
         self.sized: frozenset[str] | None = None
+        # Values that are made when somebody reads them, by name.
+        self.lazy: dict[str, Callable[[], Value]] = {}
         self._constants: dict[tuple[type, Any], Value] = {}
         self._ports: dict[str, Value] = {}
         self._params: dict[str, Value] = {}
@@ -177,6 +183,15 @@ class RegionBuilder:
             self._params[storage] = value
         return value
 
+    def argument(self, name: str) -> Value:
+        """The value of a number that is given when the model runs."""
+        key = f"argument {name}"
+        value = self._params.get(key)
+        if value is None:
+            value = self.add(f"{self.name}/{name}", "argument", (), {"name": name}, (name,))
+            self._params[key] = value
+        return value
+
     def make_storage(self, name: str, kind: Any, init: Init, origin: Span | None) -> Value:
         for part in name.split(".")[:-1]:
             if part in RESERVED:
@@ -185,11 +200,26 @@ class RegionBuilder:
                 )
                 self.program.sink.report("E216", origin, message, fix="use another name")
         self.program.storage[name] = Storage(name, kind, init, self.name, origin=origin)
+        if self.generator is not None and kind == "param":
+            self.program.generated.add(name)
+            inputs = tuple(self.code(port) for port in self.generator.ports())
+            attrs = {"storage": name, "hypernet": self.generator}
+            return self.add(f"{self.name}/%{name}", "generate", inputs, attrs, (name,), origin)
         return self.read(name)
 
+    def code(self, port: str) -> Value:
+        """A code of the hypernet that this region is inside of; a block has it as a port."""
+        return self.codes[port] if port in self.codes else self.port(port)
+
     # -- names
+    def own(self, name: str) -> Any:
+        """What the body itself gives this name, or None."""
+        if name in self.lazy:
+            self.names[name] = self.lazy.pop(name)()
+        return self.names.get(name)
+
     def lookup(self, name: str) -> Any:
-        found = self.names.get(name)
+        found = self.own(name)
         return found if found is not None else self.outside(name)
 
     def expose(self, name: str, value: Value) -> int:

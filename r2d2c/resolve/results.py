@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from r2d2c.graph import Value
@@ -29,6 +30,45 @@ class BlockRef:
     """The name of a block."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoopRef:
+    """The name of a loop."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class HyperRef:
+    """The name of a hypernet."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoopResult:
+    """What a loop gives, by name (`z`, `z.steps`), or with ``prefix`` the part of it under a name.
+
+    sole: its only carry, which the whole stands for. arguments: what it was called with.
+    """
+
+    name: str
+    values: Mapping[str, Value]
+    sole: str | None = None
+    arguments: tuple[tuple[str, Value], ...] = ()
+    prefix: str = ""
+
+    def part(self, name: str) -> LoopResult | None:
+        """What is under a name; None if nothing is."""
+        prefix = f"{self.prefix}.{name}" if self.prefix else name
+        known = any(key == prefix or key.startswith(f"{prefix}.") for key in self.values)
+        return replace(self, prefix=prefix) if known else None
+
+    @property
+    def value(self) -> Value | None:
+        """The value it stands for, if it is one."""
+        return self.values.get(self.prefix or self.sole or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +137,12 @@ def kind_of(result: Any) -> str:
         return f"the op `{result.name}`"
     if isinstance(result, BlockRef):
         return f"the block `{result.name}`"
+    if isinstance(result, LoopRef):
+        return f"the loop `{result.name}`"
+    if isinstance(result, HyperRef):
+        return f"the hypernet `{result.name}`"
+    if isinstance(result, LoopResult):
+        return f"what the loop `{result.name}` gives"
     if isinstance(result, tuple):
         return "a tuple"
     if isinstance(result, (Path, Unknown, UnknownCall)):

@@ -52,7 +52,7 @@ class ModelScopes:
 
     def _owner(self, task: str, name: str) -> RegionBuilder | None:
         for region in (self.builders.get(task), self.builders.get(f"{task}.representative")):
-            if region is not None and isinstance(region.names.get(name), Value):
+            if region is not None and isinstance(region.own(name), Value):
                 return region
         return None
 
@@ -60,7 +60,12 @@ class ModelScopes:
         """Whether a value of a task has been reported, and what reads it stays silent."""
         names = (task, f"{task}.representative")
         regions = [self.builders[n] for n in names if n in self.builders]
-        if any(isinstance(region.names.get(name), Failed) for region in regions):
+        # `r.z` too where `r`, what a loop gives, has failed.
+        if any(
+            isinstance(region.names.get(n), Failed)
+            for region in regions
+            for n in (name, name.partition(".")[0])
+        ):
             return True
         return not any(name in region.names for region in regions) and any(n in self.broken for n in names)
 
@@ -160,9 +165,9 @@ class ModelScopes:
                     *self._value_names(True),
                     *self._value_names(False),
                 ]
+            if own is not None and self._owner(own, wanted) is not None:
+                return region.port(f"{own}.{wanted}")
             if own is not None and "." not in wanted:
-                if self._owner(own, wanted) is not None:
-                    return region.port(f"{own}.{wanted}")
                 if self.failed(own, wanted):
                     return Failed()
             if wanted in self.inputs or wanted in self.targets:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 from r2d2c.diagnostics import Sink
 from r2d2c.source import Source
-from r2d2c.syntax.fmt_expression import format_expression, meaning
-from r2d2c.syntax.sections import RANGE, SECTION_NAMES
+from r2d2c.syntax.fmt_expression import format_expression, formatted, is_range, meaning, parts_of_range
+from r2d2c.syntax.sections import SECTION_NAMES
 from r2d2c.syntax.yaml_nodes import YMap, YNode, YScalar, YSeq
 from r2d2c.syntax.yaml_tree import compose
 
@@ -106,8 +106,11 @@ def _gap_comments(gap: str) -> list[str]:
 def _said(node: YNode, path: tuple[str, ...] = ()) -> object:
     """What a tree says, without what formatting may change."""
     if isinstance(node, YScalar):
-        if _is_expression(path) and not RANGE.fullmatch(node.value):
-            return meaning(node.expression_text(), node.style == "|") or node.value
+        if _is_expression(path):
+            text = node.expression_text()
+            if is_range(text, path):
+                return [meaning(part, False) or part for part in parts_of_range(text)]
+            return meaning(text, node.style == "|") or node.value
         # Blanks at the end of a line are no part of a text that anybody sees.
         return [line.rstrip() for line in node.value.rstrip().split("\n")], node.style == ""
     if isinstance(node, YSeq):
@@ -234,7 +237,7 @@ class _Printer:
     def _key(self, key: YScalar, path: tuple[str, ...]) -> str:
         if "\n" in key.span.text:
             raise _Unusual
-        if path in (("blocks",), ("links",)) and key.style == "":
+        if path in (("blocks",), ("loops",), ("links",)) and key.style == "":
             return format_expression(key.span.text)
         return key.span.text
 
@@ -301,14 +304,14 @@ class _Printer:
             return
         if self._gap(value.span.start).strip():
             raise _Unusual
-        expression = _is_expression(path) and not RANGE.fullmatch(value.value) and not value.has_escapes
+        expression = _is_expression(path) and not value.has_escapes
         self.at = value.span.end
         if value.style in ("|", ">"):
             self._literal(value, lines, indent, expression)
             return
         text = value.content.text
         if expression:
-            text = format_expression(text)
+            text = formatted(text, path)
         quote = value.style
         first, *more = (quote + text + quote).split("\n")
         lines[-1] += " " + first.rstrip()
@@ -348,8 +351,8 @@ class _Printer:
     def _inline(self, node: YNode, path: tuple[str, ...]) -> str:
         if isinstance(node, YScalar):
             text = node.content.text
-            if _is_expression(path) and not RANGE.fullmatch(node.value) and not node.has_escapes:
-                text = format_expression(text)
+            if _is_expression(path) and not node.has_escapes:
+                text = formatted(text, path)
             return node.style + text + node.style
         if isinstance(node, YSeq):
             return f"[{', '.join(self._inline(item, path) for item in node)}]"

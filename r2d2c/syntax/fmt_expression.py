@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from r2d2c.syntax.sections import RANGE
+
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r]+)|(?P<newline>\n)|(?P<comment>\#[^\n]*)
     |(?P<string>'[^'\n]*'|"[^"\n]*")
@@ -143,3 +145,22 @@ def _spaced(previous: Token, token: Token, brackets: list[str], tight: bool) -> 
     if token.kind == "open":
         return previous.kind not in ("name", "close", "string")
     return True
+
+
+def is_range(text: str, path: tuple[str, ...]) -> bool:
+    """``1..8 = 3``, or the steps of a loss, ``2..depth``."""
+    return bool(RANGE.fullmatch(text)) or (path[0] == "losses" and path[-1] == "steps" and ".." in text)
+
+
+def parts_of_range(text: str) -> list[str]:
+    """Its first number, its last, and the usual one if there is one."""
+    first, _, rest = text.partition("..")
+    return [part.strip() for part in (first, *rest.split("="))]
+
+
+def formatted(text: str, path: tuple[str, ...]) -> str:
+    """An expression, or a range of two."""
+    if not is_range(text, path):
+        return format_expression(text)
+    first, last, *usual = map(format_expression, parts_of_range(text))
+    return " = ".join([f"{first}..{last}", *usual])

@@ -20,7 +20,7 @@ from r2d2c.syntax.yaml_nodes import YMap, YNode, YScalar, YSeq, describe, plain_
 if TYPE_CHECKING:
     from r2d2c.syntax.section_models import Section
 
-RANGE = re.compile(r"\s*([0-9]{1,9})\s*\.\.\s*([0-9]{1,9})\s*")
+RANGE = re.compile(r"\s*([0-9]{1,9})\s*\.\.\s*([0-9]{1,9})\s*(?:=\s*([0-9]{1,9})\s*)?")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -49,9 +49,9 @@ class Named(Record):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Dim(Named):
-    """A named size: a number, to be inferred, a range (both bounds inclusive), or an expression."""
+    """A named size: a number, to be inferred, a range (both bounds inclusive, then its usual size), or an expression."""
 
-    value: int | Literal["infer"] | tuple[int, int] | YScalar
+    value: int | Literal["infer"] | tuple[int, int, int] | YScalar
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -99,9 +99,53 @@ class Loss(Named):
     """A further loss."""
 
     value: YScalar
+    steps: YScalar | None = None
     body: YScalar | None = None
     weight: YScalar | None = None
     doc: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Hypernet(Named):
+    """A hypernet; ``given`` gives its options that are there, as expressions."""
+
+    makes: YScalar
+    mode: YScalar | None = None
+    hidden: YScalar | None = None
+    act: YScalar | None = None
+    rank: YScalar | None = None
+    base: YScalar | None = None
+    chunks: YScalar | None = None
+    normalise: YScalar | None = None
+    doc: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Loop(Named):
+    """A loop; its key is the signature, such as ``refine(data)``. The values of ``carry`` have `value` and `credit`."""
+
+    body: YScalar
+    repeat: YScalar | None = None
+    over: YScalar | None = None
+    until: YScalar | None = None
+    max: YScalar | None = None
+    epsilon: YScalar | None = None
+    each: Mapping[str, YScalar] = field(default_factory=dict)
+    carry: Mapping[str, Any] = field(default_factory=dict)
+    widths: Mapping[str, list[YScalar]] = field(default_factory=dict)
+    parameters: Literal["shared", "per_step"] = "shared"
+    recompute: bool = False
+    doc: str | None = None
+
+    @property
+    def signature(self) -> YScalar:
+        return self.key
+
+    def key_of(self, section: str, name: str) -> Span:
+        """Where a name stands in one of the loop's maps."""
+        entries = self.node.get(section) if isinstance(self.node, YMap) else None
+        key = entries.key(name) if isinstance(entries, YMap) else None
+        return self.span if key is None else key.span
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -121,6 +165,7 @@ class Train(Record):
     optimizer: YScalar | None = None
     schedule: YScalar | None = None
     rates: Mapping[str, YScalar] = field(default_factory=dict)
+    sizes: Mapping[str, YScalar] = field(default_factory=dict)
     seed: int | None = None
     metrics: tuple[YScalar, ...] = ()
     split: YScalar | None = None
@@ -139,6 +184,8 @@ class Document(Record):
     inputs: tuple[Port, ...] = ()
     targets: tuple[Port, ...] = ()
     blocks: tuple[Block, ...] = ()
+    hypernets: tuple[Hypernet, ...] = ()
+    loops: tuple[Loop, ...] = ()
     tasks: tuple[Task, ...] = ()
     links: tuple[Link, ...] = ()
     losses: tuple[Loss, ...] = ()
@@ -149,10 +196,12 @@ class Document(Record):
 
 SECTION_NAMES: tuple[str, ...] = tuple(f.name for f in fields(Document) if f.name not in ("span", "node"))
 # The sections that are maps, so that `--set train.epochs=3` may add one.
-MAP_SECTIONS: tuple[str, ...] = ("dims", "inputs", "targets", "blocks", "links", "losses", "outputs", "train")
+MAP_SECTIONS: tuple[str, ...] = (
+    "dims", "inputs", "targets", "blocks", "hypernets", "loops", "links", "losses", "outputs", "train",
+)  # fmt: skip
 
 # The maps whose keys are names with dots: `--set train.rates.encode.r=0.1` sets `encode.r` there.
-DOTTED_MAPS: tuple[str, ...] = ("train.rates",)
+DOTTED_MAPS: tuple[str, ...] = ("train.rates", "train.sizes")
 
 
 def validate(tree: YMap, sink: Sink, *, library: bool = False) -> Document | None:
@@ -216,10 +265,10 @@ def _contents(section: Section, value: Any) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}
 
 
-def _size(scalar: YScalar) -> int | str | tuple[int, int] | YScalar:
+def _size(scalar: YScalar) -> int | str | tuple[int, int, int] | YScalar:
     found = RANGE.fullmatch(scalar.value)
     if found:
-        return int(found[1]), int(found[2])
+        return int(found[1]), int(found[2]), int(found[3] or found[2])
     size = plain_value(scalar)
     return size if isinstance(size, int) or size == "infer" else scalar
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from r2d2c.diagnostics import Sink
 from r2d2c.source import Source, Span
-from r2d2c.syntax.ast import LinkKey, Signature, Syntax
+from r2d2c.syntax.ast import LinkKey, Signature, Syntax, TypeSyntax
 from r2d2c.syntax.expressions import (
     Parser,
     parse_body,
@@ -19,6 +19,9 @@ from r2d2c.syntax.expressions import (
 from r2d2c.syntax.lexer import Region
 from r2d2c.syntax.sections import Document
 from r2d2c.syntax.yaml_tree import YScalar, yaml_comment_after
+
+
+HYPERNET_OPTIONS = ("mode", "hidden", "act", "rank", "base", "chunks", "normalise")
 
 
 @dataclass(slots=True)
@@ -35,11 +38,54 @@ class TaskSyntax:
 
 @dataclass(slots=True)
 class LossSyntax:
+    """A further loss. ``steps``: the first and the last step of a loop at which it is taken."""
+
     name: str
     span: Span
     value: Syntax | None
     body: Syntax | None = None
     weight: Syntax | None = None
+    steps: tuple[Syntax, Syntax] | None = None
+
+
+@dataclass(slots=True)
+class CarrySyntax:
+    """A carried value: ``f32[B, S] = learned``."""
+
+    name: str
+    span: Span
+    type: TypeSyntax
+    initial: Syntax
+    credit: Syntax | None = None
+
+
+@dataclass(slots=True)
+class LoopSyntax:
+    """A loop. Exactly one of ``repeat``, ``over`` and ``until`` should be there."""
+
+    signature: Signature
+    span: Span
+    body: Syntax
+    repeat: Syntax | None = None
+    over: Syntax | None = None
+    until: Syntax | None = None
+    maximum: Syntax | None = None
+    epsilon: Syntax | None = None
+    each: list[Named] = field(default_factory=list)
+    carry: list[CarrySyntax] = field(default_factory=list)
+    widths: list[Named] = field(default_factory=list)
+    per_step: bool = False
+    recompute: bool = False
+
+
+@dataclass(slots=True)
+class HypernetSyntax:
+    """A hypernet: what it makes, and its options by name."""
+
+    name: str
+    span: Span
+    makes: Syntax
+    options: dict[str, Syntax] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -77,6 +123,8 @@ class Spec:
     inputs: list[Named] = field(default_factory=list)
     targets: list[Named] = field(default_factory=list)
     blocks: list[BlockSyntax] = field(default_factory=list)
+    hypernets: list[HypernetSyntax] = field(default_factory=list)
+    loops: list[LoopSyntax] = field(default_factory=list)
     tasks: list[TaskSyntax] = field(default_factory=list)
     losses: list[LossSyntax] = field(default_factory=list)
     links: list[LinkSyntax] = field(default_factory=list)
@@ -97,11 +145,84 @@ def parse_scalar(scalar: YScalar | None, parser: Parser, sink: Sink) -> Any:
         )
         return None
     before = len(sink.diagnostics)
-    parsed = parser(Region(scalar.span.source, scalar.content.start, scalar.expression_text()), sink)
+    parsed = parser(_region(scalar), sink)
     comment = yaml_comment_after(scalar)
     if parsed is None and comment is not None and len(sink.diagnostics) > before:
         sink.report("N110", comment, "YAML ended the expression here: ` #` starts a comment")
     return parsed
+
+
+def _region(scalar: YScalar) -> Region:
+    return Region(scalar.span.source, scalar.content.start, scalar.expression_text())
+
+
+def _parse_two(
+    scalar: YScalar, mark: str, parsers: tuple[Parser, Parser], sink: Sink, wanted: str
+) -> tuple[Any, Any] | None:
+    """The two parts of ``left MARK right``. None after a diagnostic."""
+    whole = _region(scalar)
+    left, found, right = whole.text.partition(mark)
+    if not found or not left.strip() or not right.strip():
+        sink.report("E161", scalar.span, f"expected two parts with `{mark}` in between, as in {wanted}")
+        return None
+    first = parsers[0](Region(whole.source, whole.start, left), sink)
+    second = parsers[1](Region(whole.source, whole.start + len(left) + len(mark), right), sink)
+    return None if first is None or second is None else (first, second)
+
+
+def _parse_loops(document: Document, sink: Sink) -> list[LoopSyntax]:
+    def expression(scalar: YScalar | None) -> Syntax | None:
+        return parse_scalar(scalar, parse_expression, sink)  # type: ignore[no-any-return]
+
+    loops = []
+    for loop in document.loops:
+        signature = parse_scalar(loop.key, parse_signature, sink)
+        body = parse_scalar(loop.body, parse_body, sink)
+        each = [Named(n, loop.key_of("each", n), expression(s)) for n, s in loop.each.items()]
+        carry = []
+        for name, model in loop.carry.items():
+            parts = _parse_two(model.value, "=", (parse_type, parse_expression), sink, "`f32[B, S] = zeros`")
+            if parts is not None:
+                span = loop.key_of("carry", name)
+                carry.append(CarrySyntax(name, span, *parts, expression(model.credit)))
+        widths = [
+            Named(name, loop.key_of("widths", name), [expression(s) for s in listed])
+            for name, listed in loop.widths.items()
+        ]
+        if signature is None or body is None:
+            continue
+        loops.append(
+            LoopSyntax(
+                signature,
+                loop.key.span,
+                body,
+                expression(loop.repeat),
+                expression(loop.over),
+                expression(loop.until),
+                expression(loop.max),
+                expression(loop.epsilon),
+                [entry for entry in each if entry.syntax is not None],
+                carry,
+                widths,
+                loop.parameters == "per_step",
+                loop.recompute,
+            )
+        )
+    return loops
+
+
+def _parse_hypernets(document: Document, sink: Sink) -> list[HypernetSyntax]:
+    hypernets = []
+    for net in document.hypernets:
+        makes = parse_scalar(net.makes, parse_expression, sink)
+        options: dict[str, Syntax] = {}
+        for name in HYPERNET_OPTIONS:
+            given = parse_scalar(getattr(net, name), parse_expression, sink)
+            if given is not None:
+                options[name] = given
+        if makes is not None:
+            hypernets.append(HypernetSyntax(net.name, net.key.span, makes, options))
+    return hypernets
 
 
 def parse_blocks(document: Document, sink: Sink) -> list[BlockSyntax]:
@@ -136,6 +257,8 @@ def parse_spec(document: Document, sink: Sink) -> Spec:
     spec.inputs = many(document.inputs, "value", parse_type)
     spec.targets = many(document.targets, "value", parse_type)
     spec.blocks = parse_blocks(document, sink)
+    spec.hypernets = _parse_hypernets(document, sink)
+    spec.loops = _parse_loops(document, sink)
     for task in document.tasks:
         spec.tasks.append(
             TaskSyntax(
@@ -150,11 +273,10 @@ def parse_spec(document: Document, sink: Sink) -> Spec:
             )
         )
     for loss in document.losses:
-        spec.losses.append(
-            LossSyntax(
-                loss.name, loss.key.span, expression(loss.value), body(loss.body), expression(loss.weight)
-            )
-        )
+        both = (parse_expression, parse_expression)
+        steps = None if loss.steps is None else _parse_two(loss.steps, "..", both, sink, "`2..depth`")
+        value, weight = expression(loss.value), expression(loss.weight)
+        spec.losses.append(LossSyntax(loss.name, loss.key.span, value, body(loss.body), weight, steps))
     for link in document.links:
         key = parse_scalar(link.key, parse_link, sink)
         if key is not None:

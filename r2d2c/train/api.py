@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from r2d2c.diagnostics import Sink
 from r2d2c.driver import Checked
+from r2d2c.graph import Graph
+from r2d2c.sizes import Given, Number, check_sizes
 from r2d2c.syntax.override import with_credit
 from r2d2c.train.device import find_device, set_threads
 from r2d2c.train.events import Callbacks
@@ -52,6 +54,7 @@ def train(
     optimizer: str | None = None,
     schedule: str | None = None,
     split: float | None = None,
+    sizes: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
     credit: str | None = None,
     plugins: Iterable[Any] = (),
@@ -70,6 +73,7 @@ def train(
     data: a source such as ``"digits"``, a `Dataset`, an iterable of batches (or a function that gives one),
         or a
         mapping of these by split; what the spec names if None.
+    sizes: of the model's arguments, such as ``{"depth": 3}`` or ``{"depth": "1..4"}`` for another one in every batch.
     settings, credit: see `r2d2c.load`. out: the run's folder, ``runs/NAME-NNN`` if None. callbacks: objects
     with methods of `r2d2c.train.events.Callback`. angles: write the angles to backprop's gradient (see
     `r2d2c.train.angles`) into ``angles.csv``. Ctrl-C finishes the batch, saves, and raises `KeyboardInterrupt`.
@@ -78,8 +82,9 @@ def train(
     changed = overrides(
         epochs=epochs, batch_size=batch_size, seed=seed, optimizer=optimizer, schedule=schedule, split=split
     )
+    changed += overrides(**{f"sizes.{name}": value for name, value in (sizes or {}).items()})
     if resume is not None:
-        given = [batch_size, seed, optimizer, schedule, split, credit, limit_batches, out]
+        given = [batch_size, seed, optimizer, schedule, split, credit, limit_batches, out, sizes or None]
         if spec is not None or settings or any(value is not None for value in given):
             refuse(
                 "E548", "a run is resumed as it was started: nothing but epochs, data and device can be given"
@@ -247,31 +252,60 @@ def evaluate(
     batch_size: int | None = None,
     plugins: Iterable[Any] = (),
     settings: Sequence[str] = (),
+    sizes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Losses and metrics on one split: of a run (or its folder), a model, or a spec that nobody has
-    trained.
+    trained. ``sizes``: of the model's arguments, such as ``{"depth": 5}``.
     """
+    options: dict[str, Any] = {"checkpoint": checkpoint, "device": device, "batch_size": batch_size}
+    return evaluate_each(what, [sizes or {}], data, split, plugins=plugins, settings=settings, **options)[0]
+
+
+def evaluate_each(
+    what: Run | Model | Checked | str | Path,
+    each: Sequence[Mapping[str, Any]],
+    data: Any = None,
+    split: str = "test",
+    *,
+    checkpoint: Which | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    plugins: Iterable[Any] = (),
+    settings: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """As `evaluate`, with each of some sizes of the model's arguments."""
     from r2d2c.train.measure import measure, weighted
 
     model, loaded, wanted, which = _prepare(what, data, checkpoint, device, plugins, settings)
     chosen = loaded.bound.splits.get(split)
     if chosen is None:
         _no_split(loaded, split)
-    batches = chosen.loader(batch_size or (wanted.batch_size if wanted else 128)).epoch(0)
+    loader = chosen.loader(batch_size or (wanted.batch_size if wanted else 128))
     sink = Sink()
     metrics = measured(model.graph.metrics, sink)
+    numbers = [_checked_sizes(model.graph, sizes, sink) for sizes in each]
     sink.stop_on_errors()
-    found: Measurement = measure(model, batches, metrics)
-    return {
-        "model": model.spec.name,
-        "checkpoint": which,
-        "data": loaded.name,
-        "split": split,
-        "samples": found.samples,
-        "loss": weighted(model, found.losses),
-        "losses": found.losses,
-        "metrics": found.metrics,
-    }
+    results: list[dict[str, Any]] = []
+    for sizes in numbers:
+        found: Measurement = measure(model, loader.epoch(0), metrics, sizes=sizes)
+        results.append(
+            {
+                "model": model.spec.name,
+                "checkpoint": which,
+                "data": loaded.name,
+                "split": split,
+                **({"sizes": model._split(sizes)[1]} if model.graph.arguments else {}),
+                "samples": found.samples,
+                "loss": weighted(model, found.losses),
+                "losses": found.losses,
+                "metrics": found.metrics,
+            }
+        )
+    return results
+
+
+def _checked_sizes(graph: Graph, sizes: Mapping[str, Any] | None, sink: Sink) -> dict[str, Number]:
+    return check_sizes(graph, {name: Given(str(value)) for name, value in (sizes or {}).items()}, sink)
 
 
 def _no_split(loaded: Loaded, split: str) -> NoReturn:
@@ -326,14 +360,19 @@ def predict(
     checkpoint: Which | None = None,
     device: str | None = None,
     plugins: Iterable[Any] = (),
+    sizes: Mapping[str, Any] | None = None,
 ) -> Predictions:
     """The outputs of the composed model for every sample of data, which needs no targets.
 
     split: train, validation, test or all; by default all of data given here, and test of the run's own.
+    sizes: of the model's arguments, such as ``{"depth": 5}``.
     """
     from r2d2c.train.predict import run_model
 
     model, loaded, wanted, _ = _prepare(what, data, checkpoint, device, plugins, (), targets=False)
+    sink = Sink()
+    numbers = _checked_sizes(model.graph, sizes, sink)
+    sink.stop_on_errors()
     splits = loaded.bound.splits
     split = split or ("test" if data is None and "test" in splits else "all")
     chosen = list(splits) if split == "all" else [split]
@@ -346,4 +385,4 @@ def predict(
     classes = origin.classes if origin is not None and origin.classes is not None else loaded.classes
     size = wanted.batch_size if wanted is not None else 128
     parts = ((name, splits[name].loader(size).epoch(0)) for name in chosen)
-    return run_model(model, parts, classes)
+    return run_model(model, parts, classes, numbers)

@@ -191,7 +191,8 @@ class Trainer:
 
     def _learn(self, batch: Batch) -> None:
         losses: dict[str, torch.Tensor] = {}
-        for number, visit in enumerate(self.model.visits(**batch)):
+        sizes: dict[str, Any] = dict(self.settings.sizes_at(self.model._step)) if self.settings.sizes else {}
+        for number, visit in enumerate(self.model.visits(**batch, **sizes)):
             losses.update(visit.losses)
             self.stepper.after(number)
         self.stepper.after_batch()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -80,11 +80,17 @@ def size_of(batch: Batch) -> int:
 
 
 def measure(
-    model: Model, batches: Iterable[Batch], metrics: Sequence[Measured], *, losses: bool = True
+    model: Model,
+    batches: Iterable[Batch],
+    metrics: Sequence[Measured],
+    *,
+    losses: bool = True,
+    sizes: Mapping[str, Any] | None = None,
 ) -> Measurement:
     """Losses and metrics over batches; metrics see the outputs of the composed model, and nothing else
-    does.
+    does. ``sizes``: the model's arguments, their usual values where they are not given.
     """
+    given = dict(sizes or {})
     graph = model.graph
     inputs = input_names(graph)
     sums = Sums(model._forward_losses if losses else [], _device(model))
@@ -94,11 +100,11 @@ def measure(
         count = size_of(batch)
         samples += count
         if losses:
-            sums.add(model.losses(**batch), count)
+            sums.add(model.losses(**batch, **given), count)
         if not metrics:
             continue
         with torch.no_grad():
-            outputs = model(**{name: batch[name] for name in inputs})
+            outputs = model(**{name: batch[name] for name in inputs}, **given)
         known = {**batch, **outputs}
         for m in metrics:
             first, second, *mask = (known[name] for name in m.args)
@@ -133,6 +139,8 @@ class Spread:
             visit = find_backend("eager").visit
             assert visit is not None
             self._inputs = lowered.inputs
+            usual = model._split({})[1]
+            self._numbers = [usual[name] for name in lowered.arguments]
             self._run = visit(model, LoweredVisit(lowered.fx, "representatives", (), (), False))
 
     def of(self, batch: Batch) -> dict[str, Width]:
@@ -140,7 +148,7 @@ class Spread:
         if not self.names or size_of(batch) < 2:
             return {}
         with torch.no_grad():
-            values = self._run(*(batch[name] for name in self._inputs))
+            values = self._run(*(batch[name] for name in self._inputs), *self._numbers)
         named = zip(self.names, values, strict=True)
         return {name: _width(value) for name, value in named if value.dim() and value.is_floating_point()}
 

@@ -68,9 +68,12 @@ class Predictions:
 
 
 def run_model(
-    model: Model, parts: Iterable[tuple[str, Iterable[Batch]]], classes: tuple[str, ...] | None
+    model: Model,
+    parts: Iterable[tuple[str, Iterable[Batch]]],
+    classes: tuple[str, ...] | None,
+    sizes: Mapping[str, Any] | None = None,
 ) -> Predictions:
-    """Run the composed model over the batches of some splits."""
+    """Run the composed model over the batches of some splits; ``sizes`` are its arguments."""
     inputs = input_names(model.graph)
     found: dict[str, list[Any]] = {name: [] for name in model.graph.outputs}
     splits: list[str] = []
@@ -79,7 +82,7 @@ def run_model(
         count = 0
         for batch in batches:
             with torch.no_grad():
-                outputs = model(**{name: batch[name] for name in inputs})
+                outputs = model(**{name: batch[name] for name in inputs}, **(sizes or {}))
             size = len(next(iter(batch.values())))
             for name, value in outputs.items():
                 # An output that does not depend on the sample is the same for all of them.

@@ -17,11 +17,14 @@ from r2d2c.diagnostics import Sink, suggest
 from r2d2c.driver import Checked
 from r2d2c.graph import Metric as GraphMetric
 from r2d2c.passes.credit import active_losses
+from r2d2c.sizes import Number, check_choices
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Syntax
 from r2d2c.syntax.expressions import parse_expression
 from r2d2c.syntax.spec import parse_scalar
+from r2d2c.syntax.yaml_nodes import YMap
 from r2d2c.train.calls import Call, constant, read_calls
+from r2d2c.train.data.plan import stable_seed
 from r2d2c.train.metrics import Metric, find_metric
 from r2d2c.train.optimizers import OptimizerRecord, check_optimizer
 from r2d2c.train.rates import read_rates
@@ -58,6 +61,7 @@ class Monitor:
 class Settings:
     """split: the share of the training data that is held out for validation where the data has none.
     rates: the factor on the learning rate of every parameter that has one, by its name.
+    sizes: of arguments of the model, the numbers that one is drawn of for every batch.
     """
 
     data: str | None
@@ -73,6 +77,14 @@ class Settings:
     split: float | None = None
     clip: float | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
+    sizes: Mapping[str, Sequence[Number]] = field(default_factory=dict)
+
+    def sizes_at(self, step: int) -> dict[str, Number]:
+        """The sizes of a learning pass, which depend on nothing but the seed and its number."""
+        return {
+            name: choices[stable_seed("size", name, self.seed, step) % len(choices)]
+            for name, choices in self.sizes.items()
+        }
 
 
 def read_settings(checked: Checked, sink: Sink) -> Settings | None:
@@ -92,6 +104,7 @@ def read_settings(checked: Checked, sink: Sink) -> Settings | None:
     monitor = _monitor(parsed("monitor"), metrics, trained, sink)
     split = _split(parsed("split"), dims, sink)
     factors = read_rates(checked, sink)
+    sizes = _sizes(checked, sink)
     if any(d.severity == "error" for d in sink.diagnostics[before:]) or record is None:
         return None
 
@@ -112,7 +125,21 @@ def read_settings(checked: Checked, sink: Sink) -> Settings | None:
         monitor=monitor,
         split=split,
         rates=factors,
+        sizes=sizes,
     )
+
+
+def _sizes(checked: Checked, sink: Sink) -> dict[str, Sequence[Number]]:
+    train = checked.spec.document.train
+    node = train.node.get("sizes") if train is not None and isinstance(train.node, YMap) else None
+    found = {}
+    for name, value in train.sizes.items() if train is not None else ():
+        key = node.key(name) if isinstance(node, YMap) else None
+        place = None if key is None else key.span
+        choices = check_choices(checked.graph, name, value.value, value.span, sink, place)
+        if choices is not None:
+            found[name] = choices
+    return found
 
 
 def overrides(**values: Any) -> list[str]:

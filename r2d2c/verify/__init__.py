@@ -17,8 +17,10 @@ from r2d2c.verify.batch import check_batch
 from r2d2c.verify.context import Check, Context
 from r2d2c.verify.credit import check_default, check_gradients, check_links
 from r2d2c.verify.dead import check_dead
+from r2d2c.verify.distillation import check_distillation
 from r2d2c.verify.inference import check_outputs
 from r2d2c.verify.learning import check_losses, check_parameters, check_weights
+from r2d2c.verify.loops import check_loop_values, check_loops
 from r2d2c.verify.metrics import check_metrics
 from r2d2c.verify.sizes import check_sizes
 from r2d2c.verify.teaching import check_classes, check_teach
@@ -34,7 +36,10 @@ CHECKS: tuple[Check, ...] = (
     Check("tasks that nothing needs", check_tasks),
     Check("inputs and targets that nothing reads", check_ports),
     Check("values that nobody reads", check_values),
+    Check("values of loops that nobody reads", check_loop_values),
     Check("dims and blocks that nobody uses", check_names),
+    # What runs again and again.
+    Check("carries and halting of loops", check_loops),
     # What learns, and from what.
     Check("weights of losses", check_weights),
     Check("losses that train nothing", check_losses),
@@ -43,6 +48,7 @@ CHECKS: tuple[Check, ...] = (
     Check("what teaches a representative", check_teach),
     Check("representatives of class labels", check_classes),
     Check("ops that can never learn", check_dead),
+    Check("losses over steps and widths", check_distillation),
     # What would differ when the model is used.
     Check("samples that are mixed", check_batch),
     Check("outputs that are random, or always the same", check_outputs),

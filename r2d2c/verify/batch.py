@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from r2d2c.graph import Node, Region, Value
+from r2d2c.graph import USES, Node, Region, Value
 from r2d2c.infer import Signatures
 from r2d2c.ops.record import Op, ShapeError
 from r2d2c.types import Dim, TensorType, symbol
@@ -40,7 +40,7 @@ def _regions(c: Context) -> list[Region]:
     stack = [r for r in found if r.kind != "loss"]
     while stack:
         for node in stack.pop().nodes:
-            if node.op == "call" and node.attrs["region"] not in inside:
+            if node.op in USES and node.attrs["region"] not in inside:
                 inside.add(node.attrs["region"])
                 block = c.graph.regions[node.attrs["region"]]
                 stack.append(block)

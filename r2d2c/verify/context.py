@@ -78,8 +78,10 @@ class Context:
                 if syntax is not None and name in regions:
                     yield regions[name], syntax
         for loss in self.spec.losses:
-            if loss.body is not None and f"{loss.name}.loss" in regions:
-                yield regions[f"{loss.name}.loss"], loss.body
+            # What differs between steps or widths of a loop is a region of its own.
+            for name in (f"{loss.name}.loss", f"{loss.name}.each"):
+                if loss.body is not None and name in regions:
+                    yield regions[name], loss.body
         bodies = {block.signature.name: block.body for block in self.spec.blocks}
         for region in list(regions.values()):
             for node in region.nodes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from r2d2c.graph import Node, Value
+from r2d2c.graph import USES, Node, Value
 from r2d2c.verify.context import Context
 
 
@@ -16,7 +16,7 @@ class _Behind:
         for region in self.regions.values():
             for node in region.nodes:
                 self.nodes[node.id] = node
-                if node.op == "call":
+                if node.op in USES:
                     for port, value in zip(
                         self.regions[node.attrs["region"]].inputs, node.inputs, strict=True
                     ):
@@ -33,6 +33,11 @@ class _Behind:
             node = nodes[value.node]
             if node.op == "call":
                 stack.append(self.regions[node.attrs["region"]].outputs[value.port].value)
+                continue
+            if node.op == "loop":
+                # What one step makes may have come from any value that the step before carried.
+                found.add(node.id)
+                stack.extend(port.value for port in self.regions[node.attrs["region"]].outputs)
                 continue
             found.add(node.id)
             inputs = self.given.get(node.id, ()) if node.op == "port" else node.inputs

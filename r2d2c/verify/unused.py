@@ -8,7 +8,7 @@ from r2d2c.credit.options import options
 from r2d2c.graph import Node, Region, Value
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Statement, Syntax
-from r2d2c.syntax.spec import Spec
+from r2d2c.syntax.spec import LoopSyntax, Spec
 from r2d2c.verify.context import Context
 
 
@@ -129,6 +129,10 @@ def check_names(c: Context) -> None:
                 f"the block `{block.signature.name}` is never used",
                 fix="use it, or remove it",
             )
+    for net in spec.hypernets:
+        if net.name not in written:
+            message = f"the hypernet `{net.name}` is never used"
+            c.sink.report("W452", net.span, message, fix="use it, or remove it")
     _parameters(c)
 
 
@@ -148,8 +152,11 @@ def _syntaxes(spec: Spec) -> Iterator[Syntax]:
         [dim.syntax for dim in spec.dims if isinstance(dim.syntax, Syntax)],
         [port.syntax.syntax for port in (*spec.inputs, *spec.targets)],
         [syntax for block in spec.blocks for syntax in (block.signature.syntax, block.body)],
+        [syntax for loop in spec.loops for syntax in _in_loop(loop)],
+        [syntax for net in spec.hypernets for syntax in (net.makes, *net.options.values())],
         [s for t in spec.tasks for s in (t.behavior, t.representative, t.distance, t.teach, t.weight)],
         [syntax for loss in spec.losses for syntax in (loss.value, loss.body, loss.weight)],
+        [syntax for loss in spec.losses for syntax in loss.steps or ()],
         [syntax for link in spec.links for syntax in (link.credit, link.feed)],
         [output.syntax for output in spec.outputs],
         [*spec.metrics, spec.credit, spec.override],
@@ -158,3 +165,11 @@ def _syntaxes(spec: Spec) -> Iterator[Syntax]:
         for syntax in group:
             if syntax is not None:
                 yield syntax
+
+
+def _in_loop(loop: LoopSyntax) -> Iterator[Syntax | None]:
+    yield from (loop.signature.syntax, loop.body, loop.repeat, loop.over, loop.until, loop.maximum)
+    for entry in loop.each:
+        yield entry.syntax
+    for carry in loop.carry:
+        yield from (carry.type.syntax, carry.initial)

@@ -15,6 +15,17 @@ from r2d2c.sampling import random_batch
 FOLDER = Path(__file__).parents[2] / "specs"
 SPECS = sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name != "std")
 LIBRARY = sorted((FOLDER / "std").glob("*.yaml"))
+# Standard blocks whose arguments are not a value, a target and widths.
+MASK = "max(x, -1) > 0.5"
+CALLS = {
+    "placed": "placed(x, 5, 8)",
+    "vector_rows": "vector_rows(x, 5, 8)",
+    "patch_rows": "patch_rows(x, 2, 16, 8)",
+    "field_rows": f"field_rows(x[..., 0], argmax(x, -1), {MASK}, 8, 8)",
+    "row_attention": f"row_attention(x, {MASK}, 8)",
+    "row_transformer": f"row_transformer(x, {MASK}, 8)",
+    **{name: f"{name}(x, {MASK})" for name in ("present", "norm_rows", "pool_rows")},
+}
 
 
 def agrees_with_emitted_python(model, batch):
@@ -76,11 +87,12 @@ def test_every_standard_block_compiles(path):
     blocks = parse_blocks(document, sink)
     assert blocks and not sink.diagnostics
     for block in blocks:
-        kind = "f32[B, 3, 8, 8]" if "conv" in block.signature.name else "f32[B, 5, 8]"
+        name = block.signature.name
+        kind = "f32[B, 3, 8, 8]" if "conv" in name or "patch" in name else "f32[B, 5, 8]"
         others = [name for name, default in block.signature.parameters[1:] if default < 0]
         labelled = "y" in others  # a loss, not a part of a behavior
         given = ["h" if labelled else "x", *("y" if name == "y" else "8" for name in others)]
-        call = f"{block.signature.name}({', '.join(given)})"
+        call = CALLS.get(name) or f"{name}({', '.join(given)})"
         behavior, distance = ("relu(x)", call) if labelled else (call, "mean(h^2)")
         targets = "targets:\n  y: i64[B]\n" if labelled else ""
         text = f"r2d2c: 1\nimports: [std/{path.stem}]\ninputs:\n  x: {kind}\n{targets}tasks:\n  t:\n    behavior: h = {behavior}\n    distance: {distance}\noutputs:\n  h: t.h\n"

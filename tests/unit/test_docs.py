@@ -45,8 +45,28 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
 
 
 def test_the_spec_of_the_readme_is_the_ready_one() -> None:
-    (spec,) = blocks(README, "yaml")
+    spec, _ = blocks(README, "yaml")
     assert spec == DEMO.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("page", "number"), [("README.md", 1), *(("docs/loops.md", number) for number in range(3))]
+)
+def test_a_spec_of_a_page_learns_and_runs(page: str, number: int) -> None:
+    text = blocks((ROOT / page).read_text("utf-8"), "yaml")[number]
+    checked = r2d2c.loads(text)
+    assert not checked.diagnostics, [str(d) for d in checked.diagnostics]
+    model = r2d2c.compile(checked)
+    batch = random_batch(checked.graph)
+    losses = model.learn(**batch).losses
+    assert all(value.isfinite() for value in losses.values())
+    assert all(p.grad is not None for p in model.parameters())
+    outputs = model(**{name: value for name, value in batch.items() if name != "y"})
+    assert all(value.isfinite().all() for value in outputs.values())
+
+
+def test_every_spec_of_the_page_on_loops_is_run() -> None:
+    assert len(blocks((ROOT / "docs/loops.md").read_text("utf-8"), "yaml")) == 3
 
 
 def test_the_wiring_of_the_readme_is_the_real_one() -> None:

@@ -239,3 +239,63 @@ def test_expressions_keep_their_tokens(text: str) -> None:
     once = format_expression(text)
     assert "".join(once.split()) == "".join(text.split())
     assert format_expression(once) == once
+
+
+LOOPS = """\
+r2d2c: 1
+loops:
+  refine( data,x ):
+    repeat:   depth
+    parameters:   per_step
+    recompute:  true
+    each: {xt: x,  yt: y+1}
+    carry:
+      c:   f32[B,S]=learned(normal( 0.1 ))
+      z:
+        value: f32[B,S]=zeros
+        credit:   truncate( 3)
+    widths:
+      c: [1/4,1/2, 1]
+    doc:  A  text,  not=an expression
+    body: |
+      v=linear(data,S)
+      # why
+      c=tanh(v+linear(c,S))
+losses:
+  anytime:
+    value: mse(t.r.logits.steps,y)
+    steps: 2 ..depth-1
+hypernets:
+  make:
+    makes: linear(V,bias=false)
+    mode: factors
+    rank:  4
+dims: {D: 64, depth: 1..8=3, e: 1 .. 4}
+train:
+  sizes:
+    depth:  1 ..4
+    width: 1/2
+"""
+
+
+def test_loops_and_ranges() -> None:
+    text = format_spec(LOOPS)
+    for line in (
+        "dims: {D: 64, depth: 1..8 = 3, e: 1..4}",
+        "    makes: linear(V, bias=false)",
+        "  refine(data, x):",
+        "    parameters: per_step",
+        "    each: {xt: x, yt: y + 1}",
+        "      c: f32[B, S] = learned(normal(0.1))",
+        "        value: f32[B, S] = zeros",
+        "        credit: truncate(3)",
+        "      c: [1/4, 1/2, 1]",
+        "    doc: A  text,  not=an expression",
+        "      c = tanh(v + linear(c, S))",
+        "    steps: 2..depth - 1",
+        "    depth: 1..4",
+        "    width: 1/2",
+    ):
+        assert f"\n{line}\n" in text
+    assert text.index("hypernets:") < text.index("loops:") < text.index("losses:")
+    assert format_spec(text) == text

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import r2d2c
-from r2d2c.backends.onnx import build as build_module
+from r2d2c.backends.onnx import values as values_module
 from r2d2c.backends.onnx import verify as verify_module
 from r2d2c.backends.onnx.build import build
 from r2d2c.backends.onnx.inspect import inspect_model
@@ -268,7 +268,7 @@ def test_a_model_that_runs_at_no_size(tmp_path: Path, monkeypatch: pytest.Monkey
     def stub(o: Any, node: Any, signature: Any, graph: Any, model: Any, inputs: list[Any]) -> tuple[Any, ...]:
         return (o("Identity", inputs[0]),)
 
-    monkeypatch.setattr(build_module, "ask_torch", stub)
+    monkeypatch.setattr(values_module, "ask_torch", stub)
     assert refused("E608", model, tmp_path / "m.onnx").endswith("none of the sizes tried: B=1; B=2; B=7")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +13,6 @@ from r2d2c.cli.load import load, parse_file
 from r2d2c.cli.options import CreditOption, OutOption, PluginOption, SetOption, SpecArgument
 from r2d2c.syntax.override import with_credit
 
-_FREED = re.compile(r";  (?:\w+ = )+None$", re.MULTILINE)
 Emit = Literal["syntax", "graph", "inference", "training", "fx", "python", "onnx"]
 
 
@@ -74,6 +72,6 @@ def _text(spec: Path, emit: Emit, settings: Sequence[str], plugins: list[Path] |
         from r2d2c.emit import emit_python
 
         return emit_python(model)
-    # fx frees values as it goes (`a = None`); that is no part of what the code says.
-    codes = {name: _FREED.sub("", module.code).strip() for name, module in model.graphs.items()}
-    return "\n\n\n".join(f"# {name}\n{code}" for name, code in codes.items()) + "\n"
+    from r2d2c.emit_loops import fx_text
+
+    return fx_text(model.graphs)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from r2d2c.cli.console import heading, plural, print_json, print_table, size
 from r2d2c.cli.load import load
-from r2d2c.cli.options import CreditOption, FormatOption, PluginOption, SetOption, SpecArgument
+from r2d2c.cli.options import (
+    CreditOption,
+    DepthOption,
+    FormatOption,
+    PluginOption,
+    SetOption,
+    SizeOption,
+    SpecArgument,
+    WidthOption,
+    given_sizes,
+)
 from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
+    from r2d2c.diagnostics import Sink
     from r2d2c.plan import Plan
 
 
@@ -20,11 +32,12 @@ def command(
     batch: Annotated[
         int, typer.Option("--batch", min=1, help="The batch size for the sizes of activations.")
     ] = 32,
-    size_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--size", metavar="NAME=N", help="The size of another run-time dim, as T=100.", show_default=False
-        ),
+    size_: SizeOption = None,
+    depth: DepthOption = None,
+    width: WidthOption = None,
+    limit: Annotated[
+        str | None,
+        typer.Option("--limit", metavar="SIZE", help="What a learning pass may hold, as 500MB or 2GB."),
     ] = None,
     settings: SetOption = None,
     credit: CreditOption = None,
@@ -36,24 +49,56 @@ def command(
     A visit runs a part of the model forward, its losses and its backward; then its activations are freed,
     and the parameters it finished may be updated.
     """
-    sizes = dict(_size(text) for text in size_ or ())
+    given = given_sizes(size_, depth, width)
     checked = load(spec, with_credit(settings, credit), plugins)
 
     from r2d2c.credit.registry import rules
-    from r2d2c.plan import plan
+    from r2d2c.diagnostics import Sink
+    from r2d2c.plan import plan, run_time_dims
+    from r2d2c.sizes import Given, check_sizes
 
+    sink, graph = Sink(), checked.graph
+    others = sorted({*graph.ranges, *run_time_dims(graph)} - {"B"})
+    numbers = check_sizes(graph, {k: Given(text) for k, text in given.items()}, sink, others=others)
+    sink.stop_on_errors()
+    sizes = {name: value for name, value in numbers.items() if isinstance(value, int) and name != "width"}
     found = plan(checked, rules(checked.rules), batch, sizes)
+    most = None if limit is None else _bytes(limit)
+    if most is not None:
+        _within(found, most, sink)
+        sink.stop_on_errors()
     if format_ == "json":
         print_json(_json(found))
     else:
         _show(found)
+        if "width" in graph.arguments:
+            print("A narrow `width` sets coordinates to zero: it saves neither FLOPs nor memory.")
 
 
-def _size(text: str) -> tuple[str, int]:
-    name, _, value = text.partition("=")
-    if not (name.isidentifier() and value.isdecimal() and int(value) > 0):
-        raise typer.BadParameter(f"`{text}` is not NAME=N", param_hint="--size")
-    return name, int(value)
+def _bytes(text: str) -> int:
+    """A size such as `500MB`, `2 GiB` or `4096`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMGT]?)(i?)B?", text.strip())
+    if found is None:
+        raise typer.BadParameter(f"`{text}` is no size such as 500MB or 2GiB", param_hint="--limit")
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
+
+
+def _within(plan: Plan, limit: int, sink: Sink) -> None:
+    """Report what is larger than the limit: generated parameters, else the largest visit."""
+    kept = f"the limit is {size(limit)}"
+    for each in plan.generated:
+        if each.bytes > limit:
+            message = (
+                f"`{each.name}` is generated as {size(each.bytes)} for a batch of {plan.batch}, and {kept}"
+            )
+            sink.report("E570", each.origin, message, fix="a smaller `--batch`, `rank: 8`, or `mode: scale`")
+    if plan.peak > limit and not sink.diagnostics:
+        largest = max(plan.visits, key=lambda visit: visit.bytes)
+        message = (
+            f"the visit `{largest.name}` holds {size(plan.peak)} with a batch of {plan.batch}, and {kept}"
+        )
+        sink.report("E570", None, message, fix="take a smaller `--batch`")
 
 
 def _show(plan: Plan) -> None:
@@ -77,6 +122,10 @@ def _show(plan: Plan) -> None:
         if visit.finished:
             print(f"visit {number} finishes {_listed(visit.finished)}")
     print()
+    if plan.loops:
+        _show_loops(plan)
+    if plan.generated:
+        _show_generated(plan)
     heading("parameters")
     table = []
     for owner in plan.owners:
@@ -97,6 +146,39 @@ def _show(plan: Plan) -> None:
     if open_dims:
         print(f"Counted with {open_dims}; `--size NAME=N` changes that.")
     print("FLOPs are those of the forward part; the backward part takes about twice as many.")
+
+
+def _show_loops(plan: Plan) -> None:
+    heading("loops")
+    rows = [
+        (
+            loop.name,
+            loop.within,
+            f"{'at most ' if loop.halts else ''}{loop.steps:,}",
+            f"{loop.flops:,}",
+            size(loop.stored),
+            size(loop.bytes),
+            "yes" if loop.recompute else "no",
+        )
+        for loop in plan.loops
+    ]
+    columns = ("loop", "in", "steps", "FLOPs a step and sample", "stored a step", "stored", "recompute")
+    print_table(columns, rows, "llrrrrl")
+    print()
+
+
+def _show_generated(plan: Plan) -> None:
+    heading("generated parameters")
+    rows = [
+        (each.name, each.form, f"{each.numbers:,}", f"{each.made:,}", size(each.bytes), each.why)
+        for each in plan.generated
+    ]
+    total = size(sum(each.bytes for each in plan.generated))
+    numbers, made = (sum(getattr(each, name) for each in plan.generated) for name in ("numbers", "made"))
+    rows.append(("total", "", f"{numbers:,}", f"{made:,}", total, ""))
+    columns = ("of", "form", "numbers a sample", "made", f"made, batch {plan.batch}", "why")
+    print_table(columns, rows, "llrrrl")
+    print()
 
 
 def _listed(parameters: tuple[str, ...], most: int = 6) -> str:
@@ -123,6 +205,30 @@ def _json(plan: Plan) -> dict[str, Any]:
                 "activation_bytes": visit.bytes,
             }
             for visit in plan.visits
+        ],
+        "loops": [
+            {
+                "name": loop.name,
+                "in": loop.within,
+                "steps": loop.steps,
+                "halts": loop.halts,
+                "flops_per_step_and_sample": loop.flops,
+                "stored_bytes_per_step": loop.stored,
+                "stored_bytes": loop.bytes,
+                "recompute": loop.recompute,
+            }
+            for loop in plan.loops
+        ],
+        "generated": [
+            {
+                "name": each.name,
+                "form": each.form,
+                "why": each.why,
+                "numbers_per_sample": each.numbers,
+                "made_per_sample": each.made,
+                "made_bytes": each.bytes,
+            }
+            for each in plan.generated
         ],
         "parameters": [
             {

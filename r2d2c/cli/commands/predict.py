@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from r2d2c.cli.console import check_target, plural, write_file, write_result
-from r2d2c.cli.options import PluginOption
+from r2d2c.cli.options import DepthOption, PluginOption, SizeOption, WidthOption, given_sizes
 
 
 def command(
@@ -34,6 +34,9 @@ def command(
         typer.Option(help="Which weights.", show_default="best if a validation split chose it"),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0 or mps.", show_default="cpu")] = None,
+    size: SizeOption = None,
+    depth: DepthOption = None,
+    width: WidthOption = None,
     plugins: PluginOption = None,
 ) -> None:
     """Run a trained model on data and write its outputs, one row a sample.
@@ -41,13 +44,15 @@ def command(
     Data needs the inputs alone. For an output that is one number a class, the likeliest class has a column
     too.
     """
+    sizes = given_sizes(size, depth, width)
     if out is not None:
         if out.suffix not in (".csv", ".npz"):
             raise typer.BadParameter(f"{out} ends neither in .csv nor in .npz", param_hint="-o")
         check_target(out)
     from r2d2c.train.api import open_run, predict
 
-    found = predict(open_run(run, plugins=plugins or ()), data, split, checkpoint=checkpoint, device=device)
+    opened = open_run(run, plugins=plugins or ())
+    found = predict(opened, data, split, checkpoint=checkpoint, device=device, sizes=sizes)
     if out is None:
         write_result(None, found.to_csv())
         return

@@ -11,7 +11,16 @@ import typer
 from r2d2c.cli.console import heading, print_table
 from r2d2c.cli.load import parse_file
 from r2d2c.cli.main import INTERRUPTED
-from r2d2c.cli.options import CreditOption, PluginOption, SetOption, training_backend
+from r2d2c.cli.options import (
+    CreditOption,
+    DepthOption,
+    PluginOption,
+    SetOption,
+    SizeOption,
+    WidthOption,
+    given_sizes,
+    training_backend,
+)
 from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
@@ -51,6 +60,9 @@ def command(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the CPU.", show_default="torch's choice")
     ] = None,
+    size: SizeOption = None,
+    depth: DepthOption = None,
+    width: WidthOption = None,
     settings: SetOption = None,
     credit: CreditOption = None,
     plugins: PluginOption = None,
@@ -71,7 +83,10 @@ def command(
 
     Ctrl-C finishes the batch, saves and exits with 130; `--resume RUN` then goes on as if nothing had
     happened. A second Ctrl-C quits at once.
+
+    `--depth 1..4` draws another depth for every batch.
     """
+    sizes = given_sizes(size, depth, width)
     if (spec is None) == (resume is None):
         raise typer.BadParameter("give a SPEC to train, or --resume RUN", param_hint="SPEC")
     if resume is not None:
@@ -79,6 +94,7 @@ def command(
             "--out": out,
             "--batch-size": batch_size,
             "--seed": seed,
+            "--size": sizes,
             "--set": settings,
             "--credit": credit,
         }
@@ -102,6 +118,7 @@ def command(
             epochs=epochs,
             batch_size=batch_size,
             seed=seed,
+            sizes=sizes,
             settings=with_credit(settings, credit),
             plugins=plugins or (),
             callbacks=[progress],
