@@ -16,7 +16,6 @@ from r2d2c.ops.record import Namespace, Op, ShapeError, Shapes
 from r2d2c.source import Span
 from r2d2c.types import Dim, DimLike, TensorType, Unifier, symbol
 
-
 # What an op's own storage is read with.
 _MADE = ("param", "generate")
 

@@ -17,6 +17,7 @@ from r2d2c.ops import (
     distances,
     embedding,
     feedback,
+    fused,
     indexing,
     joining,
     learned,
@@ -35,7 +36,7 @@ from r2d2c.ops import (
 from r2d2c.ops.record import Op
 
 FAMILIES = {
-    "arithmetic": arithmetic.OPS,
+    "arithmetic": arithmetic.OPS + fused.OPS,
     "unary": unary.OPS,
     "comparison": comparison.OPS,
     "activations": activations.OPS,

@@ -34,16 +34,37 @@ class _Matrix:
         names = forms.signatures[node.op].names
         self.inputs = dict(zip(names, node.inputs, strict=False))
         self.values: list[Any] = [v for name, v in self.inputs.items() if name not in ("weight", "bias")]
+        # A bias of every sample that the products start from, so that no pass over the numbers adds it.
+        self.term: Value | None = None
 
     def run(self) -> Value:
-        y = self._product()
-        bias = self.inputs["bias"]
+        if "bias" in self.rows and self._in_one_pass:
+            notes = self.forms.generated
+            first = len(notes)
+            self.term = self._bias()
+            own = notes[first:]
+            del notes[first:]
+            y = self._product()
+            notes += own  # the weight's stands first, as in every form
+            return y
+        y, bias = self._product(), self.inputs["bias"]
         if "bias" in self.rows:
-            bias = self.body.aligned(self.body.vector(self.rows["bias"]), self.lead)
+            bias = self._bias()
         elif bias is not None and self._channels:
             for _ in range(self.lead.rank - 2):
                 bias = self._add("unsqueeze", bias, name="aligned", axis=-1)
         return y if bias is None else self._add("add", y, bias, name="sum")
+
+    def _bias(self) -> Value:
+        return self.body.aligned(self.body.vector(self.rows["bias"]), self.lead)
+
+    @property
+    def _in_one_pass(self) -> bool:
+        """Whether the products can start from the bias: of a linear of one row a sample, in factors or scaled."""
+        rows, net = self.rows, self.body.net
+        plain = self.op.op == "linear" and self.lead.kind == "sample" and self.lead.count == 1
+        like = plain and self.body.type(self.values[0]).rank == 2 and "weight" in rows
+        return like and (net.mode == "scale" or (net.mode == "factors" and net.normalise == "none"))
 
     @property
     def _channels(self) -> bool:
@@ -74,6 +95,9 @@ class _Matrix:
             out = sizes(row)[out_axis(row)]
             body.note(row, "scale", "scaled", "the outputs of the shared weight are scaled", out)
             factor = body.aligned(body.scales(row), self.lead)
+            if self.term is not None:
+                shared = self._plain(base, "shared")
+                return self._add("multiply_add", shared, factor, self.term, name="scaled_outputs")
             return self._add("mul", self._plain(base, "shared"), factor, name="scaled_outputs")
         if body.net.mode == "factors":
             return self._factors(row)
@@ -180,6 +204,12 @@ class _Matrix:
         scale = self._add("linear", body.code, weight, shift, name="scale", out=rank)
         inner = self._plain(right, "right", rank)
         inner = self._add("mul", inner, body.aligned(scale, self.lead), name="scaled")
+        if self.term is not None:
+            base = body.base(row)
+            start = self.term
+            if base is not None:
+                start = self._add("linear", self.values[0], base, start, name="with_base", out=out)
+            return self._add("linear", inner, left, start, name="left", out=out)
         if self._channels:
             y = self._add(_POINTWISE[self.op.op], inner, left, name="left", out=out, kernel=1)
         else:

@@ -106,6 +106,14 @@ class _Flattener:
             table, key = self.constants, (type(node.attrs["value"]), node.attrs["value"])
         found = table.get(key)
         if found is None:
+            if node.id in self.used:
+                # A region that two loops call, each in its own step.
+                old, new = Value(node.id), Value(f"{self.root.name}/{node.id}")
+                mapping[old] = new
+                if old in self.types:
+                    self.types[new] = self.types[old]
+                node = replace(node, id=new.node)
+            self.used.add(node.id)
             table[key] = Value(node.id)
             if self.outer is not None and node.op != "constant":
                 self.lifted.append(node)

@@ -167,9 +167,8 @@ class ModelScopes:
                 ]
             if own is not None and self._owner(own, wanted) is not None:
                 return region.port(f"{own}.{wanted}")
-            if own is not None and "." not in wanted:
-                if self.failed(own, wanted):
-                    return Failed()
+            if own is not None and "." not in wanted and self.failed(own, wanted):
+                return Failed()
             if wanted in self.inputs or wanted in self.targets:
                 return region.port(wanted)
             task, dot, value = wanted.partition(".")

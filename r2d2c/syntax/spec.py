@@ -20,7 +20,6 @@ from r2d2c.syntax.lexer import Region
 from r2d2c.syntax.sections import Document
 from r2d2c.syntax.yaml_tree import YScalar, yaml_comment_after
 
-
 HYPERNET_OPTIONS = ("mode", "hidden", "act", "rank", "base", "chunks", "normalise")
 
 

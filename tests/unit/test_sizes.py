@@ -158,7 +158,7 @@ def test_what_is_measured(run: Path, sizes: dict[str, Any]) -> None:
     model = open_run(run).model
     draw = torch.Generator().manual_seed(5)
     x, y = torch.rand(30, 64, generator=draw), torch.randint(0, 10, (30,), generator=draw)
-    logits = model(x=x, **sizes)["logits"]
+    logits = model(x=x, **sizes)["logits"].detach()
     found = evaluate(
         model, data={"test": [{"x": x[:20], "y": y[:20]}, {"x": x[20:], "y": y[20:]}]}, sizes=sizes
     )
