@@ -96,8 +96,8 @@ class _Matrix:
             body.note(row, "scale", "scaled", "the outputs of the shared weight are scaled", out)
             factor = body.aligned(body.scales(row), self.lead)
             if self.term is not None:
-                shared = self._plain(base, "shared")
-                return self._add("multiply_add", shared, factor, self.term, name="scaled_outputs")
+                product = self._plain(base, "shared")
+                return self._add("multiply_add", product, factor, self.term, name="scaled_outputs")
             return self._add("mul", self._plain(base, "shared"), factor, name="scaled_outputs")
         if body.net.mode == "factors":
             return self._factors(row)

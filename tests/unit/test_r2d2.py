@@ -1,5 +1,6 @@
 """The complete model of specs/r2d2 and its ablations: what is switched off leaves no trace, a batch is its samples."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_shared_weights_are_the_spec_without_hypernets() -> None:
     shared, plain = compiled("shared_weights", off), compiled("no_hypernet", off)
     names = {}
     for name in dict(plain.named_parameters()):
-        net = next((n for n in ("view", "reflect", "recast") if f".{n}.out." in name), None)
+        net = next((n for n in ("view", "recast") if f".{n}.out." in name), None)
         if net is None or name.startswith("refine."):
             names[name if net is None else f"{net}.{name.partition('.out.')[2]}"] = name
     mine, theirs = dict(shared.named_parameters()), dict(plain.named_parameters())
@@ -95,14 +96,13 @@ def test_a_batch_is_its_samples() -> None:
 def test_generated_weights_differ_between_samples_and_steps() -> None:
     """The bug that the idea's first version had: every weight was the same, for every sample and at every step."""
     values = compiled("fashion").trace(**batch()).values
-    scales = [value for name, value in values.items() if name.startswith("view.linear.scale@")]
-    assert len(scales) == 3
+    scales = [values[f"view.linear.scale@{step}"] for step in (1, 2, 3)]
     # The first step's context is the learned one, for all samples; from then on it knows of its sample.
     assert torch.equal(scales[0][0], scales[0][1])
     for value in scales[1:]:
         apart = (value[:, None] - value[None]).abs().amax(2)
         assert apart[~torch.eye(len(value), dtype=torch.bool)].min() > 1e-3
-    for before, after in zip(scales, scales[1:], strict=False):
+    for before, after in pairwise(scales):
         assert (before - after).abs().amax(1).min() > 1e-3
 
 
