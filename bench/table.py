@@ -158,7 +158,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         None,
     ),
     Benchmark(
-        "hypernet that scales, width 512",
+        "hypernet that multiplies outputs, width 512",
         "a shared layer",
         "hyper.shared",
         {"width": 512, "size": 512, "options": "mode: scale, hidden: 32", "layers": 1},

@@ -82,7 +82,7 @@ def check_spec(
     from r2d2c.infer import infer
     from r2d2c.passes.forms import choose_forms
     from r2d2c.passes.legality import check_after
-    from r2d2c.passes.rewrite import rewrite
+    from r2d2c.passes.rewrite import rewrite, spare_integers
     from r2d2c.resolve.imports import load_imports
     from r2d2c.resolve.model import resolve
     from r2d2c.verify import verify
@@ -97,6 +97,7 @@ def check_spec(
     sink.stop_on_errors()
     graph = choose_forms(graph, ops, sink)
     sink.stop_on_errors()
+    graph = spare_integers(graph, spec.override is not None)
     graph = rewrite(check_after(graph, ops), ops, credit_rules(rules), sink)
     sink.stop_on_errors()
     graph = verify(check_after(graph, ops), spec, ops, rules, sink)

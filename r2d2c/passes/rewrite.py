@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from r2d2c.credit.check import LinkCheck
 from r2d2c.credit.guard import ask
 from r2d2c.credit.record import CreditRule
 from r2d2c.diagnostics import Sink
-from r2d2c.graph import Graph
+from r2d2c.graph import Credit, Graph
 from r2d2c.ops.record import Op
 from r2d2c.passes.credit import active_losses
 from r2d2c.passes.legality import check_after
+
+
+def spare_integers(graph: Graph, everywhere: bool) -> Graph:
+    """The graph with `local` on links of values that nothing is learned through, where no entry of `links:` says more.
+
+    A rule for every link (``credit:``, ``--credit``) is meant for those that can carry a signal; a mask cannot.
+    everywhere: what entries of `links:` say counts as little, since the command line has overruled it.
+    """
+    links = tuple(
+        replace(link, credit=Credit("local", (), link.credit.origin))
+        if link.source in graph.types
+        and not graph.types[link.source].floating
+        and link.feed is None
+        and (everywhere or link.origin is None)
+        else link
+        for link in graph.links
+    )
+    return graph.with_(links=links)
 
 
 def rewrite(graph: Graph, ops: Mapping[str, Op], rules: Mapping[str, CreditRule], sink: Sink) -> Graph:

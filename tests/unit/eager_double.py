@@ -43,6 +43,9 @@ class Eager:
         self.called.append(name)
         return getattr(x, name)(*args, **keywords)
 
+    def python(self, target: Any, *args: Any) -> Any:
+        return target(*args)
+
     def item(self, x: Any, index: int) -> Any:
         return x[index]
 

@@ -82,7 +82,7 @@ def test_a_document_has_all_sections() -> None:
     d = document_of(SPEC)
     assert (d.r2d2c, d.model, d.doc) == (1, "split_digits", "Two tasks.")
     sizes = {dim.name: dim.value.value if isinstance(dim.value, YScalar) else dim.value for dim in d.dims}
-    assert sizes == {"D": 64, "H": "2*D", "C": "infer", "depth": (1, 8)}
+    assert sizes == {"D": 64, "H": "2*D", "C": "infer", "depth": (1, 8, 8)}
     assert [path.value for path in d.imports] == ["std/mlp.yaml"]
     assert [(p.name, p.value.value) for p in d.inputs + d.targets] == [("x", "f32[B, D]"), ("y", "i64[B]")]
     assert [(b.signature.value, b.doc) for b in d.blocks] == [
