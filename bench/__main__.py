@@ -38,6 +38,9 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", metavar="FOLDER", type=Path, help="where to write; a partial run writes nowhere else"
     )
+    parser.add_argument(
+        "--update", action="store_true", help="with --only: replace these rows of the committed results"
+    )
     parser.add_argument("--list", action="store_true", help="print the names")
     return parser.parse_args(given)
 
@@ -94,9 +97,15 @@ def _row(benchmark: Benchmark, said: dict[str, object]) -> report.Row:
 def _write(rows: list[report.Row], options: argparse.Namespace) -> None:
     folder: Path | None = options.output
     if folder is None:
-        if options.only or options.quick:
+        if options.quick or (options.only and not options.update):
             return
         folder = HERE
+        if options.only:
+            kept = {
+                r["name"]: report.Row(**r) for r in json.loads((HERE / "results.json").read_text("utf-8"))
+            }
+            kept.update({row.name: row for row in rows})
+            rows = [kept[b.name] for b in BENCHMARKS if b.name in kept]
     folder.mkdir(parents=True, exist_ok=True)
     report.write_json(rows, folder / "results.json")
     against = {benchmark.name: benchmark.against for benchmark in BENCHMARKS}

@@ -163,6 +163,8 @@ def emit_python(model: Model) -> str:
         imports.insert(0, "\n".join(line for line in own if "torch" not in line) + "\n")
     if "math." in body or any("math." in text for text in written):
         imports.insert(0, "import math\n")
+    if any(re.search(r"(?<![\w.])inf\b", text) for text in (body, *written)):
+        imports.insert(0, "from math import inf\n")
     document = spec.spec.document
     head = _HEAD.format(
         title=f"{spec.name}, a compiled network.",

@@ -52,7 +52,7 @@ def agrees_with_emitted_python(model, batch):
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)
 def test_ready_spec(path, tmp_path):
-    assert len(path.read_text("utf-8").splitlines()) <= 40
+    assert len(path.read_text("utf-8").splitlines()) <= (60 if path.parent.name == "r2d2" else 40)
     spec = r2d2c.load(path)
     assert not [d for d in spec.diagnostics if d.severity == "warning"]
     model = r2d2c.compile(spec)

@@ -291,7 +291,9 @@ def test_parameters_of_each_step() -> None:
 
 
 def test_narrow_carries() -> None:
-    text = REFINE.replace("    body: |", "    widths: {c: [1/4, 1/3, 1/2, 1], z: [1/4, 1/3, 1/2, 1]}\n    body: |")
+    text = REFINE.replace(
+        "    body: |", "    widths: {c: [1/4, 1/3, 1/2, 1], z: [1/4, 1/3, 1/2, 1]}\n    body: |"
+    )
     file = File(compiled(text))
     for width, kept in [(0.25, 3), (1 / 3, 4), (0.5, 6), (1.0, 12)]:
         for depth in (1, 5):
