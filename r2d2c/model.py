@@ -136,7 +136,7 @@ class Model(torch.nn.Module):
 
     @cached_property
     def _inference_graph(self) -> Graph:
-        return inference_graph(self._spec.graph)
+        return inference_graph(self._spec.graph, self._spec.ops)
 
     @cached_property
     def _training_graph(self) -> Graph:

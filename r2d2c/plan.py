@@ -138,7 +138,7 @@ def plan(
 
     graph = checked.graph
     training = training_graph(graph, checked.ops, rules)
-    inference = inference_graph(graph)
+    inference = inference_graph(graph, checked.ops)
     known = {name: (low + high) // 2 for name, (low, high) in graph.ranges.items()}
     known |= {name: int(a.usual) for name, a in graph.arguments.items() if a.kind == "size"}
     one = dict.fromkeys(run_time_dims(training), 1) | known | dict(sizes or {}) | {"B": 1}

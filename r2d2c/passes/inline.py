@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from r2d2c.graph import Graph, Node, Port, Region, Value
 from r2d2c.loops import loop_of
+from r2d2c.ops.record import Op
+from r2d2c.passes.hoist import hoist
 from r2d2c.passes.legality import check_after
 from r2d2c.passes.trim import trim_loops
 from r2d2c.types import DimLike, TensorType
@@ -206,12 +208,17 @@ def prune(nodes: Iterable[Node], wanted: Iterable[Value], keep: Iterable[str] = 
     return tuple(kept)
 
 
-def inference_graph(graph: Graph) -> Graph:
-    """The composed model: outputs and what they need; no targets, representatives or losses."""
+def inference_graph(graph: Graph, ops: Mapping[str, Op] | None = None) -> Graph:
+    """The composed model: outputs and what they need; no targets, representatives or losses.
+
+    ops: with the records, loops are as they run: what is the same at every step stands before them.
+    """
     flat = flatten(graph.with_(links=(), losses={}))
     main = flat.body
     nodes = prune(main.nodes, [port.value for port in main.outputs])
     flat = trim_loops(flat.with_(regions={**flat.steps, main.name: replace(main, nodes=nodes)}))
+    if ops is not None:
+        flat = hoist(flat, ops)
     main, nodes = flat.body, prune(flat.body.nodes, [port.value for port in flat.body.outputs])
     targets = set(graph.targets)
     nodes = tuple(n for n in nodes if not (n.op == "port" and n.attrs["name"] in targets))

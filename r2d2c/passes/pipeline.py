@@ -17,6 +17,7 @@ from r2d2c.ops.record import Op
 from r2d2c.passes import layers
 from r2d2c.passes.backward import Backward
 from r2d2c.passes.credit import AttachCredit
+from r2d2c.passes.hoist import hoist
 from r2d2c.passes.inline import flatten
 from r2d2c.passes.layers import owners_of
 from r2d2c.passes.legality import Form, check_after
@@ -71,6 +72,17 @@ class Flatten:
 
 
 @dataclass(frozen=True, slots=True)
+class Hoist:
+    """What is the same at every step of a loop is computed once, before it."""
+
+    tables: Tables
+    gives: ClassVar[Form] = "flat"
+
+    def run(self, graph: Graph, sink: Sink) -> Graph:
+        return hoist(graph, self.tables.ops)
+
+
+@dataclass(frozen=True, slots=True)
 class Rewire:
     """Credit rules that change ops do so."""
 
@@ -93,7 +105,7 @@ class Differentiate:
         return Backward(graph, tables.ops, tables.teach, tables.merge, tables.skip).run()
 
 
-PREPARE: tuple[type[Pass], ...] = (Attach, Flatten, Rewire)
+PREPARE: tuple[type[Pass], ...] = (Attach, Flatten, Hoist, Rewire)
 TRAINING: tuple[type[Pass], ...] = (*PREPARE, Differentiate)
 
 

@@ -61,7 +61,7 @@ def _text(spec: Path, emit: Emit, settings: Sequence[str], plugins: list[Path] |
 
         graph = checked.graph
         if emit == "inference":
-            graph = inference_graph(graph)
+            graph = inference_graph(graph, checked.ops)
         elif emit == "training":
             graph = training_graph(graph, checked.ops, rules(checked.rules))
         return print_graph(graph, checked.ops)

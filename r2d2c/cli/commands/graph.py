@@ -52,7 +52,7 @@ def command(
 
     graph, known = checked.graph, rules(checked.rules)
     if stage == "inference":
-        drawn = picture_of_nodes(inference_graph(graph))
+        drawn = picture_of_nodes(inference_graph(graph, checked.ops))
     else:
         training = training_graph(graph, checked.ops, known)
         if stage == "training":
