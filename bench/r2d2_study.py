@@ -4,7 +4,7 @@
 
 Trains the specs on the 60,000 images of Debian's package `dataset-fashion-mnist` on one thread, evaluates each trained
 model at depth 1…8 and at every width without training it again, and writes `bench/r2d2_study.json`, the tables in
-`specs/r2d2/README.md` and the figure beside it. A row "in the same time" trains for as many epochs as take the
+`specs/r2d2/README.md` and the figure `bench/r2d2_study.svg`. A row "in the same time" trains for as many epochs as take the
 processor as long as the complete model's. Rows that the JSON has already are not run again, unless `--only` names them.
 """
 
@@ -108,7 +108,7 @@ def tables(found: dict[str, Any]) -> str:
         for width in reversed(list(next(iter(entry["seeds"].values()))["accuracy"])):
             cells = [f"{_mean(entry, width, depth)[0]:.2f}" for depth in DEPTHS]
             lines.append(f"| {width} | {' | '.join(cells)} |")
-        lines += ["", "![accuracy by depth and width](depths.svg)", ""]
+        lines += ["", "![accuracy by depth and width](../../bench/r2d2_study.svg)", ""]
     lines += [
         "| model | spec | epochs | processor seconds | depth 1 | depth 3 | depth 8 | best | parameters |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -160,7 +160,7 @@ def figure(found: dict[str, Any]) -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     plot.tight_layout()
-    plot.savefig(FOLDER / "depths.svg", metadata={"Date": None})
+    plot.savefig(ROOT / "bench" / "r2d2_study.svg", metadata={"Date": None})
     plt.close(plot)
 
 

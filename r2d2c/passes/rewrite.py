@@ -16,15 +16,18 @@ from r2d2c.passes.legality import check_after
 
 
 def spare_integers(graph: Graph, everywhere: bool) -> Graph:
-    """The graph with `local` on links of values that nothing is learned through, where no entry of `links:` says more.
+    """The graph with `local` on links of masks and integers that stand beside floating ones, where no entry says more.
 
-    A rule for every link (``credit:``, ``--credit``) is meant for those that can carry a signal; a mask cannot.
+    A rule for every link (``credit:``, ``--credit``) is meant for those that can carry a signal; a mask cannot. Of a
+    task that sends on nothing else the rule has no place to act, and its checks say so.
     everywhere: what entries of `links:` say counts as little, since the command line has overruled it.
     """
+    floating = {link: graph.types[link.source].floating for link in graph.links if link.source in graph.types}
+    senders = {link.source_task for link, found in floating.items() if found}
     links = tuple(
         replace(link, credit=Credit("local", (), link.credit.origin))
-        if link.source in graph.types
-        and not graph.types[link.source].floating
+        if not floating.get(link, True)
+        and link.source_task in senders
         and link.feed is None
         and (everywhere or link.origin is None)
         else link
