@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from r2d2c.credit.check import LinkCheck
 from r2d2c.credit.checks import can_have_delta, comes_back, listed, name_of, nodes_in
@@ -92,29 +92,30 @@ def _unmixed(c: LinkCheck, flat: Graph, layers: list[Node]) -> None:
             return
 
 
-def _layers_above(c: LinkCheck, flat: Graph, link: Link) -> list[Node]:
-    """The layers of the upper task that a link's value reaches, in the flat typed graph."""
+def _above(c: LinkCheck, flat: Graph, link: Link) -> Iterator[tuple[Node, set[Value]]]:
+    """The nodes of the upper task that a link's value reaches, each with what is reached, in the flat typed graph."""
     value = next(k.source for k, of in zip(flat.links, c.graph.links, strict=True) if of == link)
     own = {node.id for node in nodes_in(c.graph, c.graph.regions[link.target])}
-    reached, found = {value}, []
+    reached = {value}
     for node in flat.body.nodes:
         if node.id.partition("@")[0] in own and not reached.isdisjoint(node.inputs):
             reached.update(Value(node.id, port) for port in range(len(node.outputs)))
-            if node.op in FEEDBACK and node.inputs[0] in reached:
-                found.append(node)
-    return found
+            yield node, reached
+
+
+def _layers_above(c: LinkCheck, flat: Graph, link: Link) -> list[Node]:
+    """The layers that a link's value reaches."""
+    return [
+        node for node, reached in _above(c, flat, link) if node.op in FEEDBACK and node.inputs[0] in reached
+    ]
 
 
 def _loops_above(c: LinkCheck, flat: Graph, link: Link) -> list[Node]:
-    """The layers inside of loops of the upper task that a link's value reaches."""
-    value = next(k.source for k, of in zip(flat.links, c.graph.links, strict=True) if of == link)
-    own = {node.id for node in nodes_in(c.graph, c.graph.regions[link.target])}
-    reached, found = {value}, []
-    for node in flat.body.nodes:
-        if node.id.partition("@")[0] in own and not reached.isdisjoint(node.inputs):
-            reached.update(Value(node.id, port) for port in range(len(node.outputs)))
-            if node.op == "loop":
-                found += _reached_in_step(flat, node, [v in reached for v in node.inputs])
+    """The layers inside of loops that a link's value reaches."""
+    found: list[Node] = []
+    for node, reached in _above(c, flat, link):
+        if node.op == "loop":
+            found += _reached_in_step(flat, node, [v in reached for v in node.inputs])
     return found
 
 

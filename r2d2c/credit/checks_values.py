@@ -125,17 +125,20 @@ def check_direct(c: LinkCheck) -> None:
 
 
 def _outputs(c: LinkCheck) -> dict[Value, Loss]:
-    """The outputs that the losses at the end of the graph read, and that a gradient comes back to."""
+    """The outputs that the losses at the end of the graph read, those of `losses:` too, and that a gradient comes back to."""
+    from r2d2c.passes.credit import output_tasks
     from r2d2c.passes.reach import Reach
 
     calls = {node.id: node for node in c.graph.body.nodes}
+    ends, named = output_tasks(c.graph), c.graph.losses
+    further = [named[n] for n in c.active if n in named and named[n].owner is None and named[n].rule is None]
     found: dict[Value, Loss] = {}
     flat = c.flat
     reach = Reach(flat, c.ops)
-    for loss in c.ends:
+    for loss in (*c.ends, *further):
         cone = reach.cone([flat.losses[loss.name].value]).nodes
         for value in calls[loss.value.node].inputs:
-            if value is None or value.node not in c.graph.tasks or not c.graph.types[value].floating:
+            if value is None or value.node not in ends or not c.graph.types[value].floating:
                 continue
             made = c.graph.regions[value.node].outputs[value.port].value.node
             if made in cone or not any(node.id == made for node in flat.body.nodes):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from r2d2c.graph import CORE_OPS, USES, Graph, Node, Region, RegionKind, Stage, Value
 from r2d2c.loops import loop_of
@@ -20,21 +20,7 @@ Form = Literal["resolved", "typed", "attached", "flat", "training", "inference"]
 FORWARD = frozenset({"port", "param", "constant", "size", "stop", "argument", "loop"})
 CREDIT = frozenset({"leaf", "gradient", "signal", "vjp", "accumulate", "update"})
 BACKWARD = frozenset({"vjp", "accumulate", "update"})
-KINDS: frozenset[RegionKind] = frozenset(
-    {
-        "model",
-        "behavior",
-        "representative",
-        "loss",
-        "teach",
-        "block",
-        "loop",
-        "step",
-        "output",
-        "metric",
-        "credit",
-    }
-)
+KINDS: frozenset[RegionKind] = frozenset(get_args(RegionKind))
 
 
 class IllegalGraph(Exception):  # noqa: N818
