@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from r2d2c.model import Model, Step, Trace
     from r2d2c.train.api import evaluate, predict, train
     from r2d2c.train.compare import Comparison, compare
+    from r2d2c.train.generate import generate
     from r2d2c.train.run import Run, open_run
 
 # Names are imported when they are used: `import r2d2c` and a spec with a mistake must not pay for torch.
@@ -30,6 +31,7 @@ _WHERE = {
     "compile": "api",
     "evaluate": "train.api",
     "export": "api",
+    "generate": "train.generate",
     "load": "api",
     "loads": "api",
     "open_run": "train.run",
@@ -48,6 +50,7 @@ __all__ = [
     "compile",
     "evaluate",
     "export",
+    "generate",
     "load",
     "loads",
     "open_run",

@@ -14,7 +14,7 @@ from r2d2c.credit.record import CreditRule
 from r2d2c.draw_bodies import SILENT, Body, op_name, plain_type, shorten
 from r2d2c.draw_credit import add_credit
 from r2d2c.draw_loops import draw_flat_loop
-from r2d2c.graph import Graph, Link, Node, Region, Value
+from r2d2c.graph import RESET, Graph, Link, Node, Region, Value
 from r2d2c.regions import homes
 
 Kind = Literal["input", "target", "value", "representative", "loss", "output", "gradient", "credit"]
@@ -110,9 +110,13 @@ class _Tasks:
 
     def run(self) -> Picture:
         graph, out = self.graph, self.out
+        state = {each.port: f"{each.name}, the state" for each in graph.states}
         for port in graph.body.inputs:
+            if port.name == RESET and state:  # every carry of the state would have an edge from it
+                continue
             kind: Kind = "target" if port.name in self.targets else "input"
-            self.shown[port.value] = out.add(f"port {port.name}", kind, [port.name, self._type(port.value)])
+            shown = [state.get(port.name, port.name), self._type(port.value)]
+            self.shown[port.value] = out.add(f"port {port.name}", kind, shown)
         for name in graph.tasks:
             out.groups[name] = name
         self._losses_first()
@@ -131,7 +135,7 @@ class _Tasks:
                 self._other(node)
         for port in graph.body.outputs:
             start = self.shown.get(port.value)
-            key = out.add(f"output {port.name}", "output", [port.name])
+            key = out.add(f"output {port.name}", "output", [state.get(port.name, port.name)])
             if start is not None:
                 out.connect(start, key)
         self._trained()

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.fx as fx
 
+from r2d2c import emit_state
 from r2d2c.diagnostics import Sink
 from r2d2c.emit_loops import Loops, loop_calls, passed_on, said_of, usual_values
 from r2d2c.graph import Argument, Storage
-from r2d2c.lower.builder import identifier
 from r2d2c.lower.graphs import LoweredVisit, TrainingLowering, accumulate, lower_forward, lower_inference
 from r2d2c.lower.init import draw_of, seed_of, shape_of
 from r2d2c.lower.loops import LoopCall
@@ -121,8 +121,10 @@ def emit_python(model: Model) -> str:
     loops = Loops(lambda head, doc, step: _method(head, doc, step, None, loops), _names(*every))
     loops.add(every)
     arguments = usual_values(graph.arguments)
-    inputs = ["self", *(identifier(p.name) for p in model._inference_graph.body.inputs), *arguments]
-    batch = [identifier(p.name) for p in graph.body.inputs]
+    taken = [p.name for p in model._inference_graph.body.inputs]
+    inputs = ["self", *emit_state.parameters(graph, taken), *arguments]
+    state = emit_state.fill_in(model.graph)
+    given = emit_state.parameters(graph, [p.name for p in graph.body.inputs])
     methods = [
         _method(
             f"def forward({', '.join(inputs)}):",
@@ -130,17 +132,19 @@ def emit_python(model: Model) -> str:
             inference.fx,
             None,
             loops,
+            prelude=state,
         ),
         _method(
-            f"def losses({', '.join(['self', *batch, *arguments])}):",
+            f"def losses({', '.join(['self', *given, *arguments])}):",
             "The losses of a batch as the model is used, unweighted, by name.",
             losses.fx,
             lambda results: f"return {_dictionary(shown, results)}",
             loops,
             decorator="@torch.no_grad()",
+            prelude=state,
         ),
         *_learning(
-            rhythms, passes, batch, [port.name for port in graph.body.outputs], graph.arguments, loops
+            rhythms, passes, given, [port.name for port in graph.body.outputs], graph.arguments, loops, state
         ),
     ]
     body = "".join(f"    {line}\n" if line else "\n" for text in methods for line in text.split("\n"))
@@ -210,6 +214,7 @@ def _learning(
     outputs: list[str],
     arguments: Mapping[str, Argument],
     loops: Loops,
+    state: list[str],
 ) -> Iterator[str]:
     """The method `learn`; one for each pass, and `learn` to choose, if there are several."""
     given = ["self", *batch, *usual_values(arguments)]
@@ -221,12 +226,12 @@ def _learning(
             f"def learn({', '.join(given)}):",
             f'    """{doc} Some losses train now and then."""',
             f"    learn = {{{table}}}[{trains},]",
-            f"    return learn({', '.join([*batch, *passed_on(arguments)])})",
+            f"    return learn({', '.join([*(p.partition('=')[0] for p in batch), *passed_on(arguments)])})",
         ]
         yield "\n".join(lines) + "\n"
     for number, each in enumerate(passes):
         name = "learn" if len(passes) == 1 else f"learn_{number}"
-        prelude = ["rng = Rng(self.seed, self.step)"] if each.lowered.random else []
+        prelude = [*state, "rng = Rng(self.seed, self.step)"] if each.lowered.random else [*state]
         prelude += ["self.step += 1"] if each.lowered.random or len(passes) > 1 else []
 
         def learned(results: list[str], losses: list[str] = each.losses) -> str:
@@ -249,6 +254,11 @@ def _refuse_foreign(name: str, *graphs: fx.Graph) -> None:
     """The file can only call torch and what it defines: code of a plug-in cannot be written into it."""
     sink = Sink()
     for graph in graphs:
+        for call in loop_calls(graph):
+            if call.eprop is not None:
+                first = next(carry for carry in call.loop.carries if carry.credit == "eprop")
+                message = f"`{call.loop.name}` learns by eligibility traces, which a file that needs only torch does not hold"
+                sink.report("E567", first.origin, message, fix="write the graphs: `--emit fx`")
         for node in graph.nodes:
             if node.op != "call_function" or node.target is accumulate or isinstance(node.target, LoopCall):
                 continue

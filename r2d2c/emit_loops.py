@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,52 +30,56 @@ def tied(value, *inputs):
     return Tied.apply(value, *found) if found and torch.is_grad_enabled() else value
 """.replace("'''", '"""')
 
-UNTIL = """
-class Until:
-    \'\'\'A loop that runs until its samples halt, as `run_until` asks for it.\'\'\'
-
-    def __init__(self, step, carries, sequences, gives, halt, samples, stacks):
-        given = [SimpleNamespace(kind=kind, port=port) for kind, port in gives]
-        port, epsilon = halt
-        halt = SimpleNamespace(port=port, epsilon=epsilon)
-        self.loop = SimpleNamespace(halt=halt, carries=carries, sequences=sequences, gives=given)
-        self.run_step, self.samples, self.stacks, self.default = step, samples, stacks, torch.float32
-
-    def stack(self, given, values, position):
-        return torch.stack([torch.as_tensor(value) for value in values], self.stacks[position])
-""".replace("'''", '"""')
-
 
 def source_of(what: Any) -> str:
-    """The code of a class, or of a whole module without its imports, that needs no types."""
-    tree = _Untyped().visit(ast.parse(inspect.getsource(what)))
-    body = [
-        each for each in tree.body if not isinstance(each, ast.Import | ast.ImportFrom | ast.If | ast.Expr)
-    ]
-    return "\n" + "\n\n\n".join(ast.unparse(each) for each in body) + "\n"
+    """The code of a class, or of a whole module without its imports, as it was written but for the types."""
+    text = inspect.getsource(what)
+    lines, tree = text.splitlines(), ast.parse(text)
+    for start, end in sorted(_left_out(tree), reverse=True):
+        (line, column), (last, behind) = start, end
+        lines[line - 1 : last] = [lines[line - 1][:column] + lines[last - 1][behind:]]
+    return "\n" + re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines).strip()) + "\n"
 
 
-class _Untyped(ast.NodeTransformer):
-    """Without annotations, but for the fields of classes."""
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = None
-        every = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
-        for argument in (*every, node.args.vararg, node.args.kwarg):
-            if argument is not None:
-                argument.annotation = None
-        node.body = [_plain(each) for each in node.body]
-        return self.generic_visit(node)
-
-    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        alias = isinstance(node.targets[0], ast.Name) and node.targets[0].id == "Tensors"
-        return None if alias else node
+Place = tuple[int, int]
 
 
-def _plain(node: ast.stmt) -> ast.stmt:
-    if isinstance(node, ast.AnnAssign) and node.value is not None:
-        return ast.copy_location(ast.Assign([node.target], node.value), node)
-    return node
+def _left_out(tree: ast.Module) -> Iterator[tuple[Place, Place]]:
+    """Where the types of functions stand, and what a file needs only for them and for its imports: line and column."""
+    for each in tree.body:
+        alias = isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) in ("Tensors", "History")
+        if alias or isinstance(each, ast.Import | ast.ImportFrom | ast.Expr):
+            yield _start(each), _end(each)
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        arguments = function.args
+        every = [
+            *arguments.posonlyargs,
+            *arguments.args,
+            *arguments.kwonlyargs,
+            arguments.vararg,
+            arguments.kwarg,
+        ]
+        for argument in every:
+            if argument is not None and argument.annotation is not None:
+                line, column = _start(argument)
+                yield (line, column + len(argument.arg)), _end(argument)
+        if function.returns is not None:
+            line, column = _start(function.returns)
+            yield (line, column - len(" -> ")), _end(function.returns)
+        for each in function.body:
+            if isinstance(each, ast.AnnAssign) and each.value is not None:
+                yield _end(each.target), _end(each.annotation)
+
+
+def _start(node: ast.stmt | ast.expr | ast.arg) -> Place:
+    return node.lineno, node.col_offset
+
+
+def _end(node: ast.stmt | ast.expr | ast.arg) -> Place:
+    assert node.end_lineno is not None and node.end_col_offset is not None
+    return node.end_lineno, node.end_col_offset
 
 
 def usual_values(arguments: Mapping[str, Argument]) -> list[str]:
@@ -158,11 +162,11 @@ class Loops:
     def helpers(self) -> list[str]:
         """The code that all loops need."""
         found = [source_of(Tied), TIED] if self.tied else []
-        return [*found, *([source_of(halting), UNTIL] if self.halts else [])]
+        return [*found, *([source_of(halting)] if self.halts else [])]
 
     def imports(self) -> list[str]:
         again = any("checkpoint(" in text for text in self.texts.values())
-        until = ["from dataclasses import dataclass, field", "from types import SimpleNamespace"]
+        until = ["from dataclasses import dataclass, field"]
         last = ["from torch.utils.checkpoint import checkpoint"] if again else []
         return [*(until if self.halts else []), *last]
 
@@ -269,23 +273,28 @@ class _Run:
         assert halt is not None
         names = f"{', '.join(self.carries)}{',' if len(self.carries) == 1 else ''}"
         body = [f"{names} = carries", *self._unpacked(), *self._cuts("number")]
-        lines = ["    def step(number, trips, carries, elements, rest, rng):"]
-        lines += [
-            f"        {line}"
-            for line in [*body, f"return {self._call(['*elements'] if self.sequences else [])}"]
-        ]
-        gives = [(given.kind, given.port) for given in loop.gives]
-        lines += [
-            "",
-            f"    gives = {gives}",
-            f"    loop = Until(step, {self.carries}, {loop.sequences}, gives, {(halt.port, halt.epsilon)},"
-            f" {call.samples}, {call.stacks})",
-        ]
         elements = f"[{', '.join(self.sequences)}]"
-        result = f"run_until(loop, trips, ({names}), {elements}, {'rest' if rest else '()'}, None)"
+        lines = [
+            "",
+            "    def step(number, carries, elements, rest):",
+            *(f"        {line}" for line in body),
+            f"        return {self._call(['*elements'] if self.sequences else [])}",
+            "",
+        ]
+        options = {
+            "gives": [(given.kind, given.port) for given in loop.gives],
+            "halt": halt.port,
+            "epsilon": halt.epsilon,
+            "samples": call.samples,
+            "stacks": call.stacks,
+            "default": "torch.float32",
+        }
+        given = ["step", "trips", f"({names})", elements, "rest" if rest else "()"]
+        written = [*given, *(f"{name}={value}" for name, value in options.items())]
+        result = "\n".join(["run_until(", *(f"        {each}," for each in written), "    )"])
         if not any(call.sometimes):
             return [*lines, f"    return {result}"]
-        returned = [self._tied(k, f"found[{k}]") for k in range(len(gives))]
+        returned = [self._tied(k, f"found[{k}]") for k in range(len(loop.gives))]
         return [*lines, f"    found = {result}", f"    return ({', '.join(returned)},)"]
 
     def _unpacked(self) -> list[str]:

@@ -197,6 +197,21 @@ class Credit:
         return next((value for key, value in self.args if key == name), default)
 
 
+class State(NamedTuple):
+    """A carry of a stateful loop, as the model's state: an input ``port`` and the output of the same name.
+
+    name: what it is called in the state, ``read.last``. Where the input ``reset`` (bool[B]) is true, a sample
+    starts anew, and what it has in ``port`` counts for nothing.
+    """
+
+    name: str
+    port: str
+
+
+# The input that says which samples start anew, of a model that has a state.
+RESET = "reset"
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A behavior, its representative and the loss between them, as calls in the main region."""
@@ -324,11 +339,17 @@ class Graph:
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     visits: tuple[Visit, ...] = ()
     generated: tuple[Generated, ...] = ()
+    states: tuple[State, ...] = ()
     seed: int = 0
 
     @property
     def body(self) -> Region:
         return self.regions[self.main]
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """The ports that no data is for: the model fills them in, or takes them from ``state``."""
+        return frozenset((*(state.port for state in self.states), RESET)) if self.states else frozenset()
 
     @property
     def steps(self) -> dict[str, Region]:

@@ -5,16 +5,18 @@ Dims are unified as nodes are met, so a mismatch names both places. Types of sto
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from r2d2c.diagnostics import Sink
 from r2d2c.graph import Graph, Init, Node, Region, Storage, Value
+from r2d2c.infer_checks import check_feeds, check_losses
+from r2d2c.infer_sizes import sized_regions
 from r2d2c.loops import Loop, element, given_type, loop_of, sequence_axis
 from r2d2c.ops.record import Namespace, Op, ShapeError, Shapes
 from r2d2c.source import Span
-from r2d2c.types import Dim, DimLike, TensorType, Unifier, symbol
+from r2d2c.types import Dim, DimLike, TensorType, Unifier
 
 # What an op's own storage is read with.
 _MADE = ("param", "generate")
@@ -107,8 +109,8 @@ class _Inference:
     def run(self) -> Graph:
         graph = self.graph
         self._region(graph.body)
-        self._check_losses()
-        self._check_feeds()
+        check_losses(graph, self.types, self.sink)
+        check_feeds(graph, self.types, self._same, self._maker, self.sink)
         resolve = self.unifier.resolve_type
         types = (
             {value: resolve(type_) for value, type_ in self.types.items()}
@@ -121,41 +123,10 @@ class _Inference:
         }
         dims = {name: self.unifier.resolve(dim) for name, dim in graph.dims.items()}
         bounds = {value: self.unifier.resolve(dim) for value, dim in self.bounds.items()}
-        inferred = any(s.startswith("?") for s in _symbols(graph.dims.values()))
-        regions = self._sized_regions() if inferred else graph.regions
+        regions = sized_regions(graph, self.types, self.unifier, self.sink)
         return graph.with_(
             stage="typed", regions=regions, types=types, storage=storage, dims=dims, bounds=bounds
         )
-
-    def _sized_regions(self) -> dict[str, Region]:
-        """The regions with what was inferred in place of the dims that nodes compute with."""
-        ports = [self.unifier.resolve_type(self.types[p.value]) for p in self.graph.body.inputs]
-        axes = {dim for type_ in ports for dim in type_.dims}
-        regions = {}
-        for name, region in self.graph.regions.items():
-            nodes = []
-            for node in region.nodes:
-                found = _symbols(node.attrs.values())
-                if any(s.startswith("?") for s in found):
-                    attrs = {key: self._sized(value) for key, value in node.attrs.items()}
-                    node = replace(node, attrs=attrs)
-                    for s in sorted(_symbols(attrs.values())):
-                        if s.startswith("?") and symbol(s) not in axes:
-                            message = f"`{s[1:]}` cannot be inferred, and no port has it as an axis"
-                            fix = f"give it a number: `dims: {{{s[1:]}: 64}}`"
-                            self.sink.report("E217", node.origin, message, fix=fix)
-                nodes.append(node)
-            regions[name] = replace(region, nodes=tuple(nodes))
-        return regions
-
-    def _sized(self, value: Any) -> Any:
-        if isinstance(value, Dim):
-            return self.unifier.resolve(value)
-        if isinstance(value, Loop):
-            return value.mapped(self.unifier.resolve)
-        if type(value) is dict:
-            return {key: self._sized(part) for key, part in value.items()}
-        return tuple(map(self._sized, value)) if type(value) is tuple else value
 
     def _region(self, region: Region) -> None:
         self.done.add(region.name)
@@ -403,52 +374,3 @@ class _Inference:
         while value in self.source:
             value = self.source[value]
         return self.origins.get(value.node)
-
-    def _check_losses(self) -> None:
-        for loss in self.graph.losses.values():
-            type_ = self.types.get(loss.value)
-            if type_ is None:
-                continue
-            if type_.rank:
-                self.sink.report(
-                    "E302",
-                    loss.origin,
-                    f"the loss `{loss.name}` is {type_}, and must be a scalar",
-                    fix="take its `mean`",
-                )
-            elif not type_.floating:
-                self.sink.report(
-                    "E302", loss.origin, f"the loss `{loss.name}` is {type_}, and must be a floating number"
-                )
-        for task in self.graph.tasks.values():
-            if task.teach is not None:
-                type_ = self.types.get(self.graph.regions[task.teach].outputs[0].value)
-                if type_ is not None and type_.rank:
-                    self.sink.report(
-                        "E302", task.origin, f"`teach` of `{task.name}` is {type_}, and must be a scalar"
-                    )
-
-    def _check_feeds(self) -> None:
-        for link in self.graph.links:
-            if link.feed is None:
-                continue
-            wanted, given = self.types.get(link.source), self.types.get(link.feed)
-            if wanted is not None and given is not None and not self._same(wanted, given):
-                texts = (link.source, f"the value is {wanted}"), (link.feed, f"the representative is {given}")
-                makers = [(self._maker(value), text) for value, text in texts]
-                also = [(maker.origin, text) for maker, text in makers if maker is not None]
-                message = f"`feed` is {given}, and `{link.target}` reads {wanted} over this link"
-                self.sink.report("E303", link.origin, message, also=also)
-
-
-def _symbols(values: Iterable[Any]) -> set[str]:
-    """The symbols of all dims among attributes."""
-    found: set[str] = set()
-    for value in values:
-        if isinstance(value, Dim):
-            found |= value.symbols()
-        elif isinstance(value, Loop):
-            found |= _symbols(value.dims)
-        elif type(value) in (tuple, dict):
-            found |= _symbols(value.values() if type(value) is dict else value)
-    return found

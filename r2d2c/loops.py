@@ -7,7 +7,7 @@ are the next values of the carries. Like every other value, loops are data: no s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -16,7 +16,11 @@ from r2d2c.source import Span
 from r2d2c.types import Dim, DimLike, TensorType, symbol
 
 GiveKind = Literal["last", "steps", "mean", "count", "ponder"]
-CarryCredit = Literal["backprop", "truncate", "local"]
+CarryCredit = Literal["backprop", "truncate", "local", "eprop"]
+
+
+# The age of a slot that was never written. Ages stop one below it, far from where an i64 or a float would fail.
+NEVER = 2**30
 
 
 class Given(NamedTuple):
@@ -57,10 +61,30 @@ class Halt:
 
 
 @dataclass(frozen=True, slots=True)
+class Store:
+    """A memory that a loop carries: its slots, and which carries are its fields; then its ages and its step count.
+
+    A field is ``[B, slots, …]``. Ages are i64[B, slots], steps since a slot was written and `NEVER` in one that never was.
+    """
+
+    name: str
+    slots: DimLike
+    fields: tuple[tuple[str, int], ...]
+    age: int
+    count: int
+
+    def moved(self, place: Mapping[int, int]) -> Store:
+        """The same memory where its carries are at other places; what is carried no more is left out, or at -1."""
+        fields = tuple((name, place[port]) for name, port in self.fields if port in place)
+        return replace(self, fields=fields, age=place.get(self.age, -1), count=place.get(self.count, -1))
+
+
+@dataclass(frozen=True, slots=True)
 class Loop:
     """``attrs['loop']``. ``trips``: how often the step runs, with ``halt`` at the most.
 
     over: the sequences' axis is named after ``trips``. recompute: only carries are stored for the backward.
+    stateful: its carries are the model's state. memories: those carries that are the fields of memories.
     """
 
     name: str
@@ -71,18 +95,25 @@ class Loop:
     over: bool = False
     halt: Halt | None = None
     recompute: bool = False
+    stateful: bool = False
+    memories: tuple[Store, ...] = ()
 
     @property
     def dims(self) -> list[DimLike]:
         """Every dim it mentions."""
-        return [self.trips, *(dim for carry in self.carries for dim in carry.type.dims)]
+        return [
+            self.trips,
+            *(store.slots for store in self.memories),
+            *(dim for carry in self.carries for dim in carry.type.dims),
+        ]
 
     def mapped(self, of: Callable[[DimLike], DimLike]) -> Loop:
         """The same loop with other dims."""
         carries = tuple(
             replace(c, type=c.type.with_dims(tuple(of(dim) for dim in c.type.dims))) for c in self.carries
         )
-        return replace(self, carries=carries, trips=of(self.trips))
+        memories = tuple(replace(store, slots=of(store.slots)) for store in self.memories)
+        return replace(self, carries=carries, trips=of(self.trips), memories=memories)
 
     def cut(self, carry: int, number: int, trips: int) -> bool:
         """Whether no gradient comes back over the edge of a carry into the step ``number``, from 0 on.
@@ -90,7 +121,7 @@ class Loop:
         Of `truncate(k)` the last k steps learn together, then the k before them; where samples halt, the first k.
         """
         described = self.carries[carry]
-        if number == 0 or described.credit == "backprop":
+        if number == 0 or described.credit in ("backprop", "eprop"):
             return False
         if described.credit == "local":
             return True
@@ -135,6 +166,13 @@ def sequence_axis(type_: TensorType, trips: DimLike) -> int | None:
 def element(type_: TensorType, axis: int) -> TensorType:
     """The type of one element of a sequence."""
     return type_.with_dims((*type_.dims[:axis], *type_.dims[axis + 1 :]))
+
+
+def one_axis(type_: TensorType, samples: DimLike) -> bool:
+    """Whether a value has samples that halt along one axis, or is the same for all."""
+    assert isinstance(samples, Dim), samples
+    mentions = [dim for dim in type_.dims if isinstance(dim, Dim) and dim.symbols() & samples.symbols()]
+    return not mentions or mentions == [samples]
 
 
 def stack_axis(type_: TensorType) -> int:

@@ -15,7 +15,17 @@ from r2d2c.credit.record import CreditRule
 from r2d2c.credit.registry import rules as credit_rules
 from r2d2c.driver import Checked
 from r2d2c.graph import Graph, Storage, Value, Visit
-from r2d2c.lower.builder import TORCH_DTYPES
+from r2d2c.inputs import (
+    check_ranges,
+    complete,
+    explain,
+    plan_state,
+    split_arguments,
+    state_of,
+    takes_ports,
+    with_state,
+)
+from r2d2c.lower.builder import identifier
 from r2d2c.lower.graphs import (
     Lowered,
     LoweredVisit,
@@ -40,6 +50,7 @@ class Step:
 
     losses: unweighted scalars by name. outputs: what the tasks made of this pass, in training mode; below a link with
     `feed` they come from the representative, so metrics of the composed model are those of ``model(x=x)``.
+    state: what the model keeps, by the names of the carries; nothing of one that keeps none.
     """
 
     losses: Tensors
@@ -49,12 +60,16 @@ class Step:
 
 @dataclass(slots=True)
 class VisitResult:
-    """One visit of a learning pass. ``finished``: the parameters that may be updated now."""
+    """One visit of a learning pass. ``finished``: the parameters that may be updated now.
+
+    state: after the last visit, that of a model which has one.
+    """
 
     name: str
     losses: Tensors
     finished: tuple[str, ...]
     tasks: tuple[str, ...]
+    state: Tensors = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -86,6 +101,7 @@ class Model(torch.nn.Module):
         self._backend_name = find_backend(backend).name
         self._step = 0
         self._float = torch.float32
+        self._plan = plan_state(checked.graph)
         with paused_collector():
             for name, row in self._storage.items():
                 tensor = initial(row, checked.graph.seed)
@@ -179,76 +195,46 @@ class Model(torch.nn.Module):
         return self
 
     # -- inference
-    def forward(self, **inputs: torch.Tensor) -> Tensors:
-        """The composed model: no representative, no target. Inputs by name; outputs by name."""
-        if self.graph.ranges:
-            self._check_ranges(inputs)
-        if self.graph.arguments:
+    def forward(self, **inputs: Any) -> dict[str, Any]:
+        """The composed model: no representative, no target. Inputs by name; outputs by name.
+
+        A model with a state takes one as ``state``, what an earlier call gave as ``state`` beside its outputs; samples
+        of which ``reset`` (bool[B]) is true start anew, as all do without one. No gradient goes into a state.
+        """
+        graph = self.graph
+        if graph.ranges:
+            check_ranges(self._spec.name, graph, inputs)
+        if graph.arguments:
             inputs = self._with_arguments(inputs)
+        plan = self._plan
+        if plan is not None and takes_ports(plan, inputs):
+            plan = None
+        if plan is not None:
+            inputs = complete(plan, inputs, self._float)
         run = self._compiled.get("inference")
         if run is None:
             with paused_collector():
                 run = self._compiled["inference"] = self._backend.inference(self, self._inference_lowered)
         try:
-            return run(**inputs)
+            outputs = run(**inputs)
         except (TypeError, RuntimeError, IndexError) as error:
             self._explain(inputs, self._inference_graph, error)
             raise
-
-    def _check_ranges(self, given: Mapping[str, Any]) -> None:
-        """Raise ValueError if a dim with a range, such as ``depth: 1..8``, is outside it."""
-        graph = self.graph
-        for port in graph.body.inputs:
-            value = given.get(port.name)
-            for dim, size in zip(graph.types[port.value].dims, getattr(value, "shape", ()), strict=False):
-                low, high = graph.ranges.get(str(dim), (size, size))
-                if not low <= size <= high:
-                    raise ValueError(
-                        f"{self._spec.name}: `{port.name}` has {dim}={size}, the spec says {low}..{high}"
-                    )
+        return outputs if plan is None else with_state(plan, outputs)
 
     def _split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What a call gives, and apart from it the arguments, those too that it does not give.
-
-        Raises ValueError if one is outside of what the spec says.
-        """
-        known = self.graph.arguments
-        rest = {name: value for name, value in given.items() if name not in known}
-        found: dict[str, Any] = {}
-        for name, argument in known.items():
-            value = given.get(name, argument.usual)
-            value = int(value) if argument.kind == "size" and float(value).is_integer() else float(value)
-            problem = argument.check(value)
-            if problem is not None or (argument.kind == "size" and not isinstance(value, int)):
-                raise ValueError(f"{self._spec.name}: {problem or f'`{name}` is a whole number'}")
-            found[name] = value
-        return rest, found
+        return split_arguments(self._spec.name, self.graph, given)
 
     def _with_arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         rest, found = self._split(inputs)
         return {**rest, **{name: found[name] for name in self._inference_lowered.arguments}}
 
+    def _complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What a call gives, with a tensor for every port of the state."""
+        return dict(given) if self._plan is None else complete(self._plan, given, self._float)
+
     def _explain(self, given: Mapping[str, Any], graph: Graph, error: Exception) -> None:
-        """Raise what a user can act on, if the inputs are not what the spec says."""
-        ports = {port.name: graph.types[port.value] for port in graph.body.inputs}
-        problems = [f"`{name}` is missing" for name in ports if name not in given]
-        known = {*ports, *self.graph.arguments}
-        problems += [f"there is no input `{name}`" for name in given if name not in known]
-        for name, type_ in ports.items():
-            value = given.get(name)
-            if value is None:
-                continue
-            if not isinstance(value, torch.Tensor):
-                problems.append(f"`{name}` is a {type(value).__name__}, not a tensor")
-                continue
-            fits = value.dim() == type_.rank and all(
-                not isinstance(d, int) or d == s for d, s in zip(type_.dims, value.shape, strict=False)
-            )
-            kind = self._float if type_.dtype == "f32" else TORCH_DTYPES[type_.dtype]
-            if not fits or kind.is_floating_point != value.dtype.is_floating_point:
-                problems.append(f"`{name}` is {value.dtype} {list(value.shape)}, the spec says {type_}")
-        if problems:
-            raise TypeError(f"{self._spec.name}: {'; '.join(problems)}") from error
+        explain(self._spec.name, graph, given, self.graph.arguments, self._float, error)
 
     # -- learning
     def _visits(self, outputs: bool = True) -> list[_Visit]:
@@ -276,9 +262,9 @@ class Model(torch.nn.Module):
     def _result_values(self, outputs: bool) -> list[Value]:
         graph = self._training_graph
         found = [loss.value for loss in graph.losses.values()]
-        return [*found, *(port.value for port in graph.body.outputs)] if outputs else found
+        return [*found, *(p.value for p in graph.body.outputs if outputs or p.name in graph.hidden)]
 
-    def visits(self, **batch: torch.Tensor) -> Iterator[VisitResult]:
+    def visits(self, **batch: Any) -> Iterator[VisitResult]:
         """A learning pass visit by visit, for updates in between: after each, its ``finished`` parameters may change."""
         yield from self._run(batch, {}, False)
 
@@ -287,7 +273,7 @@ class Model(torch.nn.Module):
     ) -> Iterator[VisitResult]:
         graph = self._training_graph
         batch, numbers = self._split(batch) if graph.arguments else (batch, {})
-        self._check_batch(batch, graph)
+        batch = self._check_batch(batch, graph)
         for port in graph.body.inputs:
             slots[port.value] = batch[port.name]
         rng, visits = Rng(graph.seed, self._step), self._visits(outputs)
@@ -317,13 +303,24 @@ class Model(torch.nn.Module):
             del results
             losses = {name: slots[value].detach() for name, value in visit.losses}
             plan = visit.plan
-            yield VisitResult(plan.name, losses, plan.finished, plan.tasks)
+            state = self._state(slots) if visit is visits[-1] else {}
+            yield VisitResult(plan.name, losses, plan.finished, plan.tasks, state)
 
-    def _check_batch(self, batch: Mapping[str, Any], graph: Graph) -> None:
+    def _state(self, slots: Mapping[Value, Any]) -> Tensors:
+        if self._plan is None:
+            return {}
+        outputs = self._training_graph.body.outputs
+        return state_of(self._plan, {p.name: slots[p.value] for p in outputs if p.name in self._plan.hidden})
+
+    def _check_batch(self, batch: Mapping[str, Any], graph: Graph) -> Mapping[str, Any]:
+        """The batch, with the state."""
+        if self._plan is not None:
+            batch = self._complete(batch)
         if graph.ranges:
-            self._check_ranges(batch)
+            check_ranges(self._spec.name, graph, batch)
         if batch.keys() != {port.name for port in graph.body.inputs}:
             self._explain(batch, graph, TypeError("wrong inputs"))
+        return batch
 
     def _explain_frozen(self, error: Exception) -> None:
         frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
@@ -332,14 +329,16 @@ class Model(torch.nn.Module):
                 f"{frozen[0]} has requires_grad=False, and the spec trains it: write `frozen=true` in the spec instead"
             ) from error
 
-    def learn(self, **batch: torch.Tensor) -> Step:
+    def learn(self, **batch: Any) -> Step:
         """One learning pass: adds to every ``.grad`` as the wiring says, as ``backward()`` does."""
         slots: dict[Value, Any] = {}
         losses: Tensors = {}
         for result in self._run(batch, slots, True):
             losses.update(result.losses)
-        outputs = {port.name: slots[port.value].detach() for port in self._training_graph.body.outputs}
-        return Step(losses, outputs)
+        graph = self._training_graph
+        shown = [port for port in graph.body.outputs if port.name not in graph.hidden]
+        outputs = {port.name: slots[port.value].detach() for port in shown}
+        return Step(losses, outputs, self._state(slots))
 
     @property
     def _forward_losses(self) -> list[str]:
@@ -348,14 +347,14 @@ class Model(torch.nn.Module):
         made = forward_only(graph)
         return [name for name, loss in graph.losses.items() if loss.value.node in made]
 
-    def losses(self, **batch: torch.Tensor) -> Tensors:
+    def losses(self, **batch: Any) -> Tensors:
         """The losses of a batch, without gradients and as the model is used: no dropout, running statistics.
 
         Losses that credit rules made from gradients, such as that of a synthetic predictor, are left out.
         """
         graph = self._training_graph
         given, numbers = self._split(batch)
-        self._check_batch(given, graph)
+        given = dict(self._check_batch(given, graph))
         if "losses" not in self._compiled:
             wanted = [(name, graph.losses[name].value) for name in self._forward_losses]
             lowered = lower_forward(graph, self._spec.ops, wanted, False, self._float)
@@ -387,16 +386,10 @@ class Model(torch.nn.Module):
             graph = self._inference_lowered.fx
         else:
             graph = TrainingLowering(self._training_graph, self._spec.ops, self._float).whole().fx
-        return fx.GraphModule(self, graph, f"{identifier_of(self._spec.name)}_{which}")
+        return fx.GraphModule(self, graph, f"{identifier(self._spec.name)}_{which}")
 
-    def trace(self, *, breakpoints: tuple[str, ...] = (), **batch: torch.Tensor) -> Trace:
+    def trace(self, *, breakpoints: tuple[str, ...] = (), **batch: Any) -> Trace:
         """Every value and every δ by its name in the spec. At a name in ``breakpoints`` the debugger opens."""
         from r2d2c.tracing import trace
 
         return trace(self, batch, breakpoints)
-
-
-def identifier_of(name: str) -> str:
-    from r2d2c.lower.builder import identifier
-
-    return identifier(name)

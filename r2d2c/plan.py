@@ -77,6 +77,7 @@ class LoopPlan:
 
     steps: at the most, where samples halt. flops: of one step forward, for one sample. stored: bytes that one step
     keeps for its backward, for the batch. bytes: what the loop holds in all, with the values that it gives of every step.
+    width: of a loop with `widths`, the part of the coordinates that this run of it has.
     """
 
     name: str
@@ -87,6 +88,7 @@ class LoopPlan:
     stored: int
     bytes: int
     recompute: bool
+    width: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +132,16 @@ class Plan:
 
 
 def plan(
-    checked: Checked, rules: Mapping[str, CreditRule], batch: int = 32, sizes: Mapping[str, int] | None = None
+    checked: Checked,
+    rules: Mapping[str, CreditRule],
+    batch: int = 32,
+    sizes: Mapping[str, int] | None = None,
+    width: float | None = None,
 ) -> Plan:
-    """Count a spec. Run-time dims but the batch get ``sizes``, else the usual size or the middle of their range, else 1."""
+    """Count a spec. Run-time dims but the batch get ``sizes``, else the usual size or the middle of their range, else 1.
+
+    width: the model's argument of that name, where it is not the usual one.
+    """
     from r2d2c.passes.inline import inference_graph
     from r2d2c.passes.training import training_graph
 
@@ -142,7 +151,7 @@ def plan(
     known = {name: (low + high) // 2 for name, (low, high) in graph.ranges.items()}
     known |= {name: int(a.usual) for name, a in graph.arguments.items() if a.kind == "size"}
     one = dict.fromkeys(run_time_dims(training), 1) | known | dict(sizes or {}) | {"B": 1}
-    counter = _Counter(training, Signatures(checked.ops))
+    counter = _Counter(training, Signatures(checked.ops), width)
     visits = []
     nodes = {node.id: node for node in training.body.nodes}
     for visit in training.visits:
@@ -209,8 +218,11 @@ def _owners(graph: Graph, training: Graph, inference: set[str]) -> Iterable[Owne
 class _Counter:
     """Operations and bytes of the nodes of a flat graph."""
 
-    def __init__(self, graph: Graph, signatures: Signatures) -> None:
+    def __init__(self, graph: Graph, signatures: Signatures, width: float | None = None) -> None:
         self.types, self.signatures, self.regions = graph.types, signatures, graph.regions
+        self.numbers = {name: argument.usual for name, argument in graph.arguments.items()}
+        self.numbers |= {} if width is None else {"width": width}
+        self.nodes = {node.id: node for region in graph.regions.values() for node in region.nodes}
 
     def ops(self, node: Node) -> int:
         """How many ops it is written with: of a loop, those of its step."""
@@ -255,12 +267,34 @@ class _Counter:
     def _carried(self, node: Node, sizes: Mapping[str, int]) -> int:
         return sum(size_of(carry.type, sizes) for carry in loop_of(node).carries)
 
-    def loops(self, node: Node, within: str, sizes: Mapping[str, int], batch: int) -> Iterator[LoopPlan]:
+    def _width(self, node: Node, around: float | None) -> float | None:
+        """The width that a loop's step narrows carries to; ``around`` is that of the loop it is in."""
+        step = self.regions[node.attrs["region"]]
+        given = {port.value: value for port, value in zip(step.inputs, node.inputs, strict=True)}
+        for inner in step.nodes:
+            value = (
+                given.get(inner.inputs[1]) if inner.op == "narrow" and inner.inputs[1] is not None else None
+            )
+            if value is not None:
+                made = self.nodes[value.node]
+                if made.op == "argument":
+                    return self.numbers[made.attrs["name"]]
+                return float(made.attrs["value"]) if made.op == "constant" else around
+        return None
+
+    def loops(
+        self,
+        node: Node,
+        within: str,
+        sizes: Mapping[str, int],
+        batch: int,
+        around: float | None = None,
+    ) -> Iterator[LoopPlan]:
         """A loop and those in it; nothing for another node."""
         if node.op != "loop":
             return
         loop, whole = loop_of(node), {**sizes, "B": batch}
-        step = self._step(node)
+        step, width = self._step(node), self._width(node, around)
         kept = sum(self.bytes(inner, whole) for inner in step)
         yield LoopPlan(
             loop.name,
@@ -271,9 +305,10 @@ class _Counter:
             self._carried(node, whole) if loop.recompute else kept,
             self.bytes(node, whole),
             loop.recompute,
+            width,
         )
         for inner in step:
-            yield from self.loops(inner, loop.name, sizes, batch)
+            yield from self.loops(inner, loop.name, sizes, batch, width)
 
     def _outputs(self, node: Node, sizes: Mapping[str, int]) -> int:
         if node.op in _VIEWS:

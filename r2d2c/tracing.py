@@ -43,7 +43,7 @@ def trace(model: Model, batch: Mapping[str, torch.Tensor], breakpoints: tuple[st
 
     graph, ops = model._training_graph, model.spec.ops
     batch, numbers = model._split(batch)
-    model._check_batch(batch, graph)
+    batch = model._check_batch(batch, graph)
     roots = _roots(graph)
     results = [loss.value for loss in graph.losses.values()] + [port.value for port in graph.body.outputs]
     nodes = prune(graph.body.nodes, [*results, *(v for root in roots for v in root.values)])

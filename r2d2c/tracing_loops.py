@@ -81,7 +81,7 @@ class _Watched(LoopCall):
 
     def __init__(self, call: LoopCall, steps: Steps, run: str) -> None:
         self.__dict__.update(call.__dict__)
-        self.loop = replace(call.loop, recompute=False)
+        self.loop, self.phases = replace(call.loop, recompute=False), None
         self.steps, self.run = steps, run
 
     def run_step(

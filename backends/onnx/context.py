@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ import torch
 
 from r2d2c.graph import Argument, Graph, Node, Value
 from r2d2c.infer import NodeTypes, Signatures
+from r2d2c.loops import element
 from r2d2c.ops.shapes import promoted
 from r2d2c.source import Span
-from r2d2c.types import Dim, DimLike, TensorType
+from r2d2c.types import Dim, DimLike, TensorType, evaluate
 
 from .names import properties, statement_name, unique, value_name
+from .nodes import attribute, dtypes
 
 OPSET = 20
 Given = ir.Value | float | int | bool
@@ -30,15 +32,6 @@ DTYPE_NAMES = {dtype: name for name, dtype in ONNX_DTYPES.items()}
 DEFAULTS = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
 _STRONG = {"float": "f32", "int": "i64"}
 
-_BOOL = frozenset(
-    ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor", "Not", "IsNaN", "IsInf"]
-)
-_INT64 = frozenset(["Shape", "Size", "ArgMax", "ArgMin", "NonZero"])
-# Ops whose result has the dtype of another input than the first.
-_DTYPE_FROM = {"Where": 1, "OneHot": 2, "CastLike": 1}
-# The second output of these is not of the first one's dtype.
-_SECOND = {"TopK": ir.DataType.INT64, "MaxPool": ir.DataType.INT64, "Dropout": ir.DataType.BOOL}
-
 
 class OnnxContext(NodeTypes):
     """One ONNX graph under construction.
@@ -46,6 +39,7 @@ class OnnxContext(NodeTypes):
     default: what f32 stands for, in a model converted by ``.double()``.
     outer: the context around, if this is the body of a loop. A body reads the values around it; it shares the
     constants, and sizes are computed outside of all loops, once.
+    single: the length of sequences of which the graph takes one element alone: axes of that length are 1 inside.
 
     Outside of `begin` … `end` it adds nodes that belong to no op; `value_of` has what the ops' values became.
     """
@@ -56,8 +50,10 @@ class OnnxContext(NodeTypes):
         signatures: Signatures,
         default: torch.dtype = torch.float32,
         outer: OnnxContext | None = None,
+        single: Dim | None = None,
     ) -> None:
         self.graph, self.signatures, self.outer = graph, signatures, outer
+        self.single: Dim | None = single if outer is None else outer.single
         self.default: str = DEFAULTS[default] if outer is None else outer.default
         self.nodes: list[ir.Node] = []
         self.inputs: list[ir.Value] = []
@@ -79,6 +75,8 @@ class OnnxContext(NodeTypes):
             self.initializers, self._constants, self._weak = outer.initializers, outer._constants, outer._weak
             self.functions, self.opsets = outer.functions, outer.opsets
             self.taken, self._node_names = outer.taken, outer._node_names
+        elif single is not None:
+            self._sizes[single] = self.ints([1])
 
     # -- what records call
     def __call__(self, op: str, *inputs: Given | None, outputs: int = 1, **attributes: Any) -> Any:
@@ -93,13 +91,13 @@ class OnnxContext(NodeTypes):
             "",
             op,
             given,
-            [_attribute(name, value) for name, value in attributes.items() if value is not None],
+            [attribute(name, value) for name, value in attributes.items() if value is not None],
             num_outputs=outputs,
             metadata_props=dict(self._props),
         )
         self.nodes.append(node)
         for position, (made, dtype) in enumerate(
-            zip(node.outputs, _dtypes(op, given, attributes, outputs), strict=True)
+            zip(node.outputs, dtypes(op, given, attributes, outputs), strict=True)
         ):
             if dtype is not None:
                 made.type = ir.TensorType(dtype)
@@ -167,6 +165,10 @@ class OnnxContext(NodeTypes):
             found = self._sizes[dim] = self._sum(dim)
         return found
 
+    def shape_of(self, type_: TensorType) -> ir.Shape:
+        """A type's dims; those of the run by their names."""
+        return ir.Shape([self._dim(d) if isinstance(d, Dim) else int(d) for d in type_.dims])
+
     def shape(self, dims: Iterable[DimLike]) -> ir.Value:
         """Dims as a 1-D int64 value."""
         sizes = tuple(dims)
@@ -190,9 +192,15 @@ class OnnxContext(NodeTypes):
     def input(self, name: str, value: Value, origin: Span | None) -> None:
         """A graph input; its run-time dims are where sizes are read from."""
         type_ = self.graph.types[value]
-        made = ir.Value(name=name, shape=onnx_shape(type_), type=ir.TensorType(self.dtype(type_.dtype)))
+        among = single_axis(type_, self.single)
+        type_ = type_ if among is None else element(type_, among)
+        made = ir.Value(name=name, shape=self.shape_of(type_), type=ir.TensorType(self.dtype(type_.dtype)))
         self.inputs.append(made)
         self.value_of[value] = made
+        if among is not None:
+            self._props = properties(name, origin, None)
+            self.value_of[value] = whole = self("Unsqueeze", made, self.ints([among]))
+            whole.shape, self._props = self.shape_of(self.graph.types[value]), {}
         for axis, dim in enumerate(type_.dims):
             if isinstance(dim, Dim) and str(dim).lstrip("?").isidentifier():
                 self._symbols.setdefault(str(dim), (made, axis, origin))
@@ -218,7 +226,7 @@ class OnnxContext(NodeTypes):
     def port(self, name: str, type_: TensorType) -> ir.Value:
         """An input of a loop's body."""
         made = ir.Value(
-            name=self.unique(name), shape=onnx_shape(type_), type=ir.TensorType(self.dtype(type_.dtype))
+            name=self.unique(name), shape=self.shape_of(type_), type=ir.TensorType(self.dtype(type_.dtype))
         )
         self.inputs.append(made)
         return made
@@ -255,7 +263,7 @@ class OnnxContext(NodeTypes):
                 self._weak[result] = type_.dtype
             elif result.producer() in own and result.name is None:
                 result.name = self.unique(value_name(node, port))
-                result.shape, result.type = onnx_shape(type_), ir.TensorType(self.dtype(type_.dtype))
+                result.shape, result.type = self.shape_of(type_), ir.TensorType(self.dtype(type_.dtype))
         main = results[0].producer() if results and isinstance(results[0], ir.Value) else None
         for one in made:
             if one.name is None:
@@ -276,6 +284,12 @@ class OnnxContext(NodeTypes):
         return made
 
     # -- inside
+    def _dim(self, dim: Dim) -> int | str | None:
+        within = set() if self.single is None else dim.symbols() & self.single.symbols()
+        if not within:
+            return _dim_name(dim)
+        return evaluate(dim, dict.fromkeys(within, 1)) if dim.symbols() == within else None
+
     def _number(self, number: float | int | bool, like: ir.DataType | None) -> ir.Value:
         if isinstance(number, bool):
             return self.const(number, "bool")
@@ -326,9 +340,9 @@ class OnnxContext(NodeTypes):
         return found
 
 
-def onnx_shape(type_: TensorType) -> ir.Shape:
-    """A type's dims; those of the run by their names."""
-    return ir.Shape([_dim_name(d) if isinstance(d, Dim) else int(d) for d in type_.dims])
+def single_axis(type_: TensorType, single: Dim | None) -> int | None:
+    """The axis of which a graph of one step has a single element; None if there is none."""
+    return next((axis for axis, dim in enumerate(type_.dims) if single is not None and dim == single), None)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -341,43 +355,3 @@ def _constant_name(kind: ir.DataType, array: np.ndarray[Any, Any]) -> str:
         return f"const/{DTYPE_NAMES[kind]}[{'x'.join(map(str, array.shape))}]"
     shown = ",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in array.reshape(-1).tolist())
     return f"const/{DTYPE_NAMES[kind]}{'x' * (array.ndim - 1)}{f'[{shown}]' if array.ndim else f':{shown}'}"
-
-
-def _attribute(name: str, value: Any) -> ir.Attr:
-    if isinstance(value, (bool, ir.DataType)):
-        return ir.AttrInt64(name, int(value))
-    if isinstance(value, int):
-        return ir.AttrInt64(name, int(value))
-    if isinstance(value, float):
-        return ir.AttrFloat32(name, value)
-    if isinstance(value, str):
-        return ir.AttrString(name, value)
-    if isinstance(value, (list, tuple)):
-        if all(isinstance(v, int) for v in value):
-            return ir.AttrInt64s(name, [int(v) for v in value])
-        if all(isinstance(v, str) for v in value):
-            return ir.AttrStrings(name, list(value))
-        return ir.AttrFloat32s(name, [float(v) for v in value])
-    if isinstance(value, np.ndarray):
-        return ir.AttrTensor(name, ir.tensor(value))
-    return ir.convenience.convert_attribute(name, value)
-
-
-def _dtypes(
-    op: str, inputs: list[ir.Value | None], attributes: Mapping[str, Any], outputs: int
-) -> list[ir.DataType | None]:
-    """The dtypes of a node's outputs; what it gets wrong, onnx.checker's shape inference finds."""
-    first: ir.DataType | None
-    if op in _BOOL:
-        first = ir.DataType.BOOL
-    elif op in _INT64:
-        first = ir.DataType.INT64
-    elif op == "Cast":
-        first = ir.DataType(attributes["to"])
-    elif op == "ConstantOfShape":
-        value = attributes.get("value")
-        first = ir.DataType.FLOAT if value is None else ir.tensor(value).dtype
-    else:
-        source = inputs[_DTYPE_FROM.get(op, 0)] if inputs else None
-        first = source.dtype if source is not None else None
-    return [first, *[_SECOND.get(op, first)] * (outputs - 1)]

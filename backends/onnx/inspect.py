@@ -46,6 +46,8 @@ class Inspection:
     parameters: numbers in initializers, without the small constants that r2d2c marks as such.
     external: the names of files with the model's weights, as the model gives them; they are not opened.
     unsafe: those of them that lead out of the model's folder.
+    state: of each state, the input that it goes in by and the output that it comes out by, in files of r2d2c; reset: the
+    input that starts samples anew. step: the length of the sequences of which the file takes one element.
     """
 
     path: str
@@ -66,6 +68,9 @@ class Inspection:
     unsafe: tuple[str, ...]
     defaults: dict[str, float]
     loops: dict[str, dict[str, int]]
+    state: dict[str, tuple[str, str]]
+    reset: str | None
+    step: str | None
 
     def json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -82,6 +87,12 @@ class Inspection:
         lines += _row("opset", opset or "not said")
         lines += _row("inputs", *(f"{t.name}: {t}{self._default(t.name)}" for t in self.inputs))
         lines += _row("outputs", *(f"{t.name}: {t}" for t in self.outputs))
+        if self.state:
+            lines += _row("state", *(f"{n}: {given} -> {out}" for n, (given, out) in self.state.items()))
+        if self.reset:
+            lines += _row("new where", self.reset)
+        if self.step:
+            lines += _row("one step", f"of {self.step}")
         if self.tasks:
             lines += _row("tasks", *(f"{t}: {_counts(self.task_ops.get(t, {}))}" for t in self.tasks))
         lines += _row("nodes", f"{self.nodes:,}  {_counts(self.ops)}".rstrip())
@@ -144,6 +155,9 @@ def inspect_model(path: str | Path) -> Inspection:
         tuple(name for name in external if _leads_out(name)),
         defaults,
         _loops(model),
+        _state(metadata.get("r2d2c.state")) if ours else {},
+        metadata.get("r2d2c.reset") if ours else None,
+        metadata.get("r2d2c.step") if ours else None,
     )
 
 
@@ -252,6 +266,13 @@ def _tasks(text: str | None) -> tuple[str, ...]:
     except ValueError:
         return ()
     return tuple(str(task) for task in found) if isinstance(found, list) else ()
+
+
+def _state(text: str | None) -> dict[str, tuple[str, str]]:
+    try:
+        return {str(name): (str(given), str(out)) for name, (given, out) in json.loads(text or "{}").items()}
+    except (ValueError, TypeError, AttributeError):  # damaged
+        return {}
 
 
 def _row(label: str, *values: str) -> list[str]:

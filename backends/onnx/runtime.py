@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 
 from r2d2c.diagnostics import CompileError, Sink
-from r2d2c.graph import walk
+from r2d2c.graph import RESET, walk
 from r2d2c.lower.graphs import Lowered
 from r2d2c.model import Model
 from r2d2c.source import Span
@@ -90,13 +90,32 @@ def run(
 ) -> dict[str, torch.Tensor]:
     """The outputs by the spec's names, on the CPU. ``batch``: tensors, and numbers for arguments."""
     feed = {
-        name: np.asarray(value, built.arguments[name])
+        built.inputs.get(name, name): np.asarray(value, built.arguments[name])
         if name in built.arguments
         else value.detach().cpu().contiguous().numpy()
         for name, value in batch.items()
     }
     results = session.run([built.outputs[name] for name in built.outputs], feed)
     return {name: torch.from_numpy(r.copy()) for name, r in zip(built.outputs, results, strict=True)}
+
+
+def run_steps(
+    session: onnxruntime.InferenceSession, built: Built, batch: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """The outputs of a whole sequence, of the file of one step: as `run` of the file of the whole sequence gives them."""
+    step = built.step
+    assert step is not None and step.inputs
+    given, every = dict(batch), dict[str, list[torch.Tensor]]()
+    first = next(iter(step.inputs))
+    results: dict[str, torch.Tensor] = {}
+    for number in range(batch[first].shape[step.inputs[first]]):
+        given |= {name: batch[name].select(axis, number) for name, axis in step.inputs.items()}
+        results = run(session, built, given)
+        given |= {port: results[port] for _, port in built.states}
+        given[RESET] = torch.zeros_like(batch[RESET])
+        for name in step.outputs:
+            every.setdefault(name, []).append(results[name])
+    return results | {name: torch.stack(parts, step.outputs[name]) for name, parts in every.items()}
 
 
 def inference(model: Model, lowered: Lowered) -> Callable[..., dict[str, torch.Tensor]]:

@@ -12,14 +12,14 @@ import torch
 
 from r2d2c.backend import find_backend
 from r2d2c.diagnostics import CompileError, Sink
-from r2d2c.graph import Argument
+from r2d2c.graph import RESET, Argument
 from r2d2c.model import Model
 from r2d2c.sampling import random_batch, run_time_sizes
 from r2d2c.types import Dim
 
 from .build import Built
 from .context import OPSET
-from .runtime import FAILURES, open_session, origin_of, refusal, run
+from .runtime import FAILURES, open_session, origin_of, refusal, run, run_steps
 
 # Sizes of run-time dims other than the batch: different ones, large enough for most windows.
 OTHER_SIZES = (12, 7, 17)
@@ -27,6 +27,8 @@ OTHER_SIZES = (12, 7, 17)
 _UNSUPPORTED = re.compile(r".*op_type:\s*(\w+), node name: ([^)]*)\).*has unsupported type: tensor\((\w+)\)")
 # Below this an output counts as zero when differences are related to its scale.
 LEAST_SCALE = 1e-3
+# The first seed of the data that comes after the first, where there is a state.
+_AFTER = 1000
 # Of run-time dims and arguments.
 Sizes = dict[str, int | float]
 
@@ -71,12 +73,15 @@ def check_model(data: bytes, model: Model) -> None:
 def verify(
     model: Model, built: Built, data: bytes, tolerance: float, batch_sizes: Sequence[int]
 ) -> Comparison:
-    """Compare outputs on random inputs of several sizes.
+    """Compare outputs on random inputs of several sizes; of one step, a step after another with the whole sequence.
 
-    Raises `CompileError`: E601 if an output differs by more than ``tolerance`` times its scale, E604 if ONNX
-    Runtime cannot run the model, E608 if the module runs at none of the sizes.
+    Where there is a state, samples start anew, and then some of them go on from the state that came of it.
+
+    Raises `CompileError`: E601 if an output differs by more than ``tolerance`` times its scale, of one step E615; E604
+    if ONNX Runtime cannot run the model, E608 if the module runs at none of the sizes.
     """
     session = open_session(data, model)
+    compared = run if built.step is None else run_steps
     module: Callable[..., dict[str, Any]] = find_backend("eager").inference(model, model._inference_lowered)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     dtype = model._float
@@ -88,23 +93,33 @@ def verify(
         whole = {name: size for name, size in sizes.items() if isinstance(size, int)}
         batch = random_batch(model._inference_graph, seed, whole, dtype)
         arguments = {name: sizes[name] for name in built.arguments}
+        if built.states:
+            batch[RESET] = torch.ones_like(batch[RESET])
         try:
-            with torch.no_grad():
-                expected = module(**{name: x.to(device) for name, x in batch.items()}, **arguments)
+            expected = _run(module, batch, arguments, device)
+            runs = [(batch, expected)]
+            if built.states:
+                # Other data: what a memory has seen before may surprise it exactly as much again, and a tie is decided
+                # by the last bit.
+                batch = random_batch(model._inference_graph, _AFTER + seed, whole, dtype)
+                batch |= {port: expected[port].cpu() for _, port in built.states}
+                batch[RESET] = torch.arange(len(batch[RESET])) % 3 == 1
+                runs.append((batch, _run(module, batch, arguments, device)))
         except (RuntimeError, IndexError, ValueError) as error:
             # Too short a sequence for a window, say: no ONNX file can do better.
             found.skipped.append(sizes)
             problem = error
             continue
-        try:
-            # The file has to have the usual numbers itself.
-            left_out = arguments == usual
-            got = run(session, built, batch if left_out else {**batch, **arguments})
-        except FAILURES as error:
-            raise refusal(error, model) from error
+        # The file has to have the usual numbers itself.
+        given = {} if arguments == usual else arguments
+        for batch, expected in runs:
+            try:
+                got = compared(session, built, {**batch, **given})
+            except FAILURES as error:
+                raise refusal(error, model) from error
+            for name, tensor in expected.items():
+                pairs[name].append((torch.as_tensor(tensor).cpu(), got[name], sizes))
         found.ran.append(sizes)
-        for name, tensor in expected.items():
-            pairs[name].append((torch.as_tensor(tensor).cpu(), got[name], sizes))
     if not found.ran:
         sink = Sink()
         shown = "; ".join(_shown(sizes) for sizes in found.skipped)
@@ -115,9 +130,19 @@ def verify(
             notes=[str(problem)],
         )
         sink.stop_on_errors()
-    found.differences = {name: _largest(runs) for name, runs in pairs.items()}
-    _judge(found, max(tolerance, _rounding(dtype)), model.spec.name)
+    found.differences = {built.shown(name): _largest(runs) for name, runs in pairs.items()}
+    _judge(found, max(tolerance, _rounding(dtype)), built.step is not None)
     return found
+
+
+def _run(
+    module: Callable[..., dict[str, Any]],
+    batch: dict[str, torch.Tensor],
+    arguments: Sizes,
+    device: torch.device,
+) -> dict[str, Any]:
+    with torch.no_grad():
+        return module(**{name: x.to(device) for name, x in batch.items()}, **arguments)
 
 
 def size_choices(model: Model, batch_sizes: Sequence[int]) -> Iterator[Sizes]:
@@ -202,15 +227,21 @@ def _shown(sizes: Sizes) -> str:
     return ", ".join(f"{name}={size:g}" for name, size in sizes.items()) or "the spec's own sizes"
 
 
-def _judge(found: Comparison, tolerance: float, name: str) -> None:
+def _judge(found: Comparison, tolerance: float, step: bool) -> None:
     sink = Sink()
+    whose = (
+        "one step after another differs from the whole sequence's"
+        if step
+        else "the ONNX model differs from PyTorch's"
+    )
     for output, (difference, sizes) in found.differences.items():
         if not difference <= tolerance:
             sink.report(
-                "E601",
+                "E615" if step else "E601",
                 None,
-                f"the output `{output}` of the ONNX model differs from PyTorch's by {difference:.2g} of its "
+                f"the output `{output}` of {whose} by {difference:.2g} of its "
                 f"scale at {_shown(sizes)}; at most {tolerance:.2g} is allowed",
                 notes=["no file was written"],
+                fix="let the loop alone look at more than one element of the sequence" if step else None,
             )
     sink.stop_on_errors()

@@ -47,6 +47,7 @@ COMMANDS: tuple[Row, ...] = (
     Row("compare", "Train a spec under several credit rules, side by side.", "Train and use"),
     Row("eval", "Measure a trained run on data.", "Train and use"),
     Row("predict", "Run a trained model on data.", "Train and use"),
+    Row("generate", "Go on with a text, or another sequence of tokens.", "Train and use"),
     Row("export", "Write a verified ONNX file.", "Train and use"),
     Row("inspect", "Show what is in an ONNX file.", "Train and use"),
 )

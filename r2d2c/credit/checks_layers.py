@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from r2d2c.credit.check import LinkCheck
 from r2d2c.credit.checks import can_have_delta, comes_back, listed, name_of, nodes_in
 from r2d2c.credit.options import options_of
+from r2d2c.credit.stdp import TIMES, synapses
 from r2d2c.graph import Graph, Link, Node, Value, storage_read
 from r2d2c.loops import loop_of
 from r2d2c.ops.feedback import PLAIN
@@ -168,6 +169,54 @@ def check_hebbian(c: LinkCheck) -> None:
     task = c.link.source_task
     if next(link for link in c.links if link.source_task == task) != c.link:
         return
+    by_times = c.option("variant") == "stdp"
+    for name in _by_times(c, task) if by_times else list(_by_activity(c, task)):
+        _unshared(c, task, name)
+    for link in c.links:
+        if link.source_task == task and options_of(c.rule, link.credit) != options_of(c.rule, c.link.credit):
+            c.report(
+                "E498",
+                f"the layers of `{task}` can change in one way only: its links say `{c.link.credit}` and `{link.credit}`",
+                span=link.credit.origin or link.origin,
+                also=[(c.link.credit.origin, "the first one")],
+                fix="give both the same options",
+            )
+            return
+
+
+def _by_times(c: LinkCheck, task: str) -> list[str]:
+    """The weights that change by the times of spikes."""
+    flat, found = c.flat, list[str]()
+    own = {node.id for node in nodes_in(c.graph, c.graph.regions[task])}
+    params = {n.id: n.attrs["storage"] for n in flat.body.nodes if n.op == "param"}
+    for loop in flat.body.nodes:
+        if loop.op != "loop" or loop.id.partition("@")[0] not in own:
+            continue
+        step = flat.regions[loop.attrs["region"]]
+        given = dict(zip((port.value for port in step.inputs), loop.inputs, strict=True))
+        for each in synapses(step):
+            weight = given.get(each.weight)
+            name = params.get(weight.node) if weight is not None else None
+            if name is not None and c.graph.storage[name].kind == "param":
+                found.append(name)
+    if not found:
+        c.report(
+            "E565",
+            f"nothing in `{task}` can change by the times of spikes: no `linear` in a loop of its own drives a `lif`",
+            also=[(c.source.origin, f"`{task}`")],
+            fix="let a loop have `v, z = lif(v, linear(xt, H))`, or choose another variant",
+        )
+    return list(dict.fromkeys(found))
+
+
+def _by_activity(c: LinkCheck, task: str) -> dict[str, Node]:
+    """The weights that change with the activity of their layers."""
+    if given := [name for name, _ in c.link.credit.args if name in TIMES]:
+        c.report(
+            "E566",
+            f"`{given[0]}` is for plasticity by the times of spikes, and the variant is `{c.option('variant')}`",
+            fix="say `variant=stdp`, or leave it out",
+        )
     layers, plastic = _plastic_layers(c, task)
     inside = _layers_in_loops(c, task, PLASTIC)
     _not_in_a_loop(c, inside)
@@ -180,18 +229,7 @@ def check_hebbian(c: LinkCheck) -> None:
             also=[(layers[0].origin if layers else c.source.origin, f"`{task}`")],
             fix=f"give `{task}` a `linear` or `conv2d` with a weight of its own, or the link another credit",
         )
-    for name in plastic:
-        _unshared(c, task, name)
-    for link in c.links:
-        if link.source_task == task and options_of(c.rule, link.credit) != options_of(c.rule, c.link.credit):
-            c.report(
-                "E498",
-                f"the layers of `{task}` can change in one way only: its links say `{c.link.credit}` and `{link.credit}`",
-                span=link.credit.origin or link.origin,
-                also=[(c.link.credit.origin, "the first one")],
-                fix="give both the same options",
-            )
-            return
+    return plastic
 
 
 def _plastic_layers(c: LinkCheck, task: str) -> tuple[list[Node], dict[str, Node]]:

@@ -117,6 +117,8 @@ class Plan:
         found = []
         for port in self.graph.body.inputs:
             type_ = self.type(port.value)
+            if port.name in self.graph.hidden:
+                continue
             if port.name not in self.graph.targets and port.value in read and port.value != self.negative:
                 found += [port.name] if type_.floating and type_.rank > 1 else []
         return tuple(found)

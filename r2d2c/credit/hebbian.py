@@ -5,6 +5,7 @@ from __future__ import annotations
 from r2d2c.credit.checks_layers import check_hebbian
 from r2d2c.credit.options import Option
 from r2d2c.credit.record import CreditRule, Layers
+from r2d2c.credit.stdp import change_by_times
 from r2d2c.graph import Init, Link, Node, Value
 from r2d2c.types import TensorType
 
@@ -18,6 +19,9 @@ def _layers(net: Layers) -> None:
     done: set[str] = set()
     for link in net.links:
         net.at(link)
+        if net.option(link, "variant") == "stdp":
+            change_by_times(net, link, done)
+            continue
         for node in net.behavior(link.source_task):
             parameter = net.parameter(node.inputs[1]) if node.op in PLASTIC else None
             if parameter is not None and parameter not in done and "@" not in node.id:
@@ -135,13 +139,15 @@ HEBBIAN = CreditRule(
     "hebbian",
     "Hebbian plasticity: the linear and convolution layers of the task below change with their own input x and output "
     "y, and learn from no loss. Oja's subspace rule is y xᵀ − y yᵀ W (Oja, 1989; for one unit Oja, 1982), plain Hebb "
-    "y xᵀ, BCM y (y − θ) xᵀ with θ a running mean of y² (Bienenstock, Cooper and Munro, 1982).",
+    "y xᵀ, BCM y (y − θ) xᵀ with θ a running mean of y² (Bienenstock, Cooper and Munro, 1982). By the times of spikes "
+    "(stdp) those in a loop change that drive `lif`: A₊·exp(-Δ/τ₊) where a spike comes in Δ steps before one is made, "
+    "-A₋·exp(-Δ/τ₋) where it comes after.",
     "none; Δw from x and y of the layer",
     layers=_layers,
     check=check_hebbian,
     attaches=("op",),
     arguments=(
-        Option("variant", "choice", "oja", "the rule of plasticity", choices=("oja", "hebb", "bcm")),
+        Option("variant", "choice", "oja", "the rule of plasticity", choices=("oja", "hebb", "bcm", "stdp")),
         Option(
             "rate",
             "float",
@@ -149,6 +155,10 @@ HEBBIAN = CreditRule(
             "how much larger a change is than the optimizer's rate makes it",
             minimum=0.0,
         ),
+        Option("plus", "float", 1.0, "A₊ of stdp"),
+        Option("minus", "float", 1.0, "A₋ of stdp"),
+        Option("tau_plus", "float", 20.0, "τ₊ of stdp, in steps", minimum=0.01),
+        Option("tau_minus", "float", 20.0, "τ₋ of stdp, in steps", minimum=0.01),
     ),
     colour="#7f7f7f",
 )

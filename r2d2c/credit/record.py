@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from r2d2c.graph import Credit, Graph, Init, Link, Loss, Node, Task, Value
+from r2d2c.graph import Credit, Graph, Init, Link, Loss, Node, Region, Task, Value
 from r2d2c.ops.record import Op
 from r2d2c.types import DimLike, TensorType
 
@@ -210,6 +210,12 @@ class Layers(Builder, Protocol):
         """The name of the storage that a value reads, if it is a parameter."""
 
     def type_of(self, parameter: str) -> TensorType: ...
+
+    def step(self, loop: Node) -> Region:
+        """The step of a loop."""
+
+    def at_steps(self, loop: Node, value: Value) -> Value:
+        """A value of a loop's step, at every step."""
 
     def like(self, parameter: str, name: str) -> Value:
         """Fixed storage of another parameter's type and distribution, by its full name."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from r2d2c.diagnostics.codes_data import DATA
 from r2d2c.diagnostics.codes_distillation import DISTILLATION
+from r2d2c.diagnostics.codes_eprop import EPROP
 from r2d2c.diagnostics.codes_export import EXPORT
 from r2d2c.diagnostics.codes_file import FILE
 from r2d2c.diagnostics.codes_goodness import GOODNESS
 from r2d2c.diagnostics.codes_hypernets import HYPERNETS
 from r2d2c.diagnostics.codes_loops import LOOPS
+from r2d2c.diagnostics.codes_memories import MEMORIES
 from r2d2c.diagnostics.codes_names import NAMES
 from r2d2c.diagnostics.codes_rules import RULES
 from r2d2c.diagnostics.codes_shapes import SHAPES
 from r2d2c.diagnostics.codes_sizes import SIZES
+from r2d2c.diagnostics.codes_state import STATE
 from r2d2c.diagnostics.codes_syntax import SYNTAX
 from r2d2c.diagnostics.codes_tasks import TASKS
 from r2d2c.diagnostics.entry import Entry
@@ -24,6 +27,8 @@ CATALOG: dict[str, Entry] = {
         SYNTAX,
         NAMES,
         LOOPS,
+        MEMORIES,
+        EPROP,
         HYPERNETS,
         DISTILLATION,
         SHAPES,
@@ -32,6 +37,7 @@ CATALOG: dict[str, Entry] = {
         RULES,
         DATA,
         SIZES,
+        STATE,
         EXPORT,
     )
     for entry in table

@@ -110,4 +110,32 @@ or use the model from r2d2c.
 
     model = r2d2c.compile("spec.yaml", plugins=["mine.py"])""",
     ),
+    Entry(
+        "E614",
+        "there is no one step to export",
+        """\
+`export --step` writes what a model makes of one element of a sequence, and of the state that the element before left.
+So its loops over the sequence have `stateful: true` and are over the same length, which the data has; and every input
+and output is either one per element, with one axis of that length, or has nothing to do with it.
+
+    loops:
+      read(x):
+        over: T
+        each: {xt: x}
+        stateful: true
+        carry:
+          h: f32[B, 8] = zeros
+        body: h = tanh(linear(xt, 8) + linear(h, 8))""",
+    ),
+    Entry(
+        "E615",
+        "one step after another is not the whole sequence",
+        """\
+A file of one step is compared with PyTorch on whole sequences: its steps by hand, each with the state of the one
+before. What is around the loop gets one element at a time, so anything there that looks at several gives something
+else: the mean over all steps, a convolution along the sequence, a normalization over it. Compute it in the loop, with
+a carry, or export the whole sequence.
+
+    behavior: y = mean(read(x).h.steps, axes=1)   # of one step: that step alone""",
+    ),
 )

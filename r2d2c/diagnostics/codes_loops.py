@@ -75,8 +75,8 @@ from 0 on and less than 1.
         "a credit that a carry cannot have",
         """\
 The credit of a carry says what comes back over the edge from one step to the step before: everything (`backprop`,
-the default), what comes from the last k steps (`truncate(k)`), or nothing (`local`). The rules for links, such as
-`target`, send from a task to another.
+the default), what comes from the last k steps (`truncate(k)`), what eligibility traces know (`eprop`, for the states of
+neurons), or nothing (`local`). The rules for links, such as `target`, send from a task to another.
 
     z:
       value: f32[B, S] = zeros

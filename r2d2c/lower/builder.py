@@ -7,8 +7,8 @@ import importlib
 import keyword
 import operator
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.fx as fx
@@ -16,13 +16,16 @@ import torch.fx as fx
 from r2d2c.graph import CORE_OPS, Graph, Node, Region, Value
 from r2d2c.infer import NodeTypes, Signatures
 from r2d2c.loops import Loop, loop_of, sequence_axis, stack_axis
+from r2d2c.lower.eprop import plan as plan_eprop
 from r2d2c.lower.halting import COUNT
 from r2d2c.lower.loops import LoopCall
+from r2d2c.lower.phases import plan
+from r2d2c.ops.dims import divide
 from r2d2c.ops.record import Op
 from r2d2c.passes.building import AGAIN
 from r2d2c.passes.reach import sometimes
 from r2d2c.source import Span
-from r2d2c.types import Dim, DimLike, symbol
+from r2d2c.types import Dim, DimLike, as_dim
 
 TORCH_DTYPES = {
     "f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "i64": torch.int64,
@@ -70,12 +73,23 @@ def _drawing_place(node: Node) -> str:
     return place if at and run.rpartition(".")[2] == AGAIN else node.id
 
 
+class Whole(NamedTuple):
+    """A size of the whole batch, in a step that runs only for the samples that have not halted."""
+
+    dim: Dim
+
+
+# A dim or an argument of the model by name, the number of samples that still run, or a size of the whole batch.
+Size = str | Dim | Whole
+
+
 class FxBuilder(NodeTypes):
     """One fx graph under construction.
 
     training: whether ops that differ lower to their training form.
     default: what f32 stands for, in a model converted by ``.double()`` or ``.bfloat16()``.
     inside: this is the step of a loop.
+    samples: the dims that count samples which halt, in this step or in one around it.
     """
 
     def __init__(
@@ -85,16 +99,20 @@ class FxBuilder(NodeTypes):
         training: bool,
         default: torch.dtype | None = None,
         inside: bool = False,
+        samples: Iterable[Dim] = (),
     ) -> None:
         self.graph, self.signatures, self.training, self.inside = graph, signatures, training, inside
+        self.samples = tuple(samples)
+        # By node, another way to lower it.
+        self.quick: Mapping[str, Callable[[Any, Any], Any]] = {}
         # Placeholders of numbers that are no ports: the model's arguments, in a step the sizes that it asks for.
-        self.wanted: dict[str, fx.Node] = {}
+        self.wanted: dict[Size, fx.Node] = {}
         self.default = default or torch.float32
         self.fx = fx.Graph()
         self.env: dict[Value, Any] = {}
         self.rng: fx.Node | None = None
-        self.sizes_of: dict[str, tuple[Any, int]] = {}
-        self._sizes: dict[str, Any] = {}
+        self.sizes_of: dict[Size, tuple[Any, int]] = {}
+        self._sizes: dict[Size, Any] = {}
         self._node: Node | None = None
         self._name = ""
         self._trace: str | None = None
@@ -135,6 +153,10 @@ class FxBuilder(NodeTypes):
         total: Any = None
         for atoms, factor in dim.terms:
             product: Any = None
+            samples = self._samples_in(Dim(((atoms, factor),)))
+            if samples is not None:
+                product = self._symbol(samples[0])
+                atoms, factor = samples[1].terms[0]
             for atom in atoms:
                 if isinstance(atom, str):
                     part = self._symbol(atom)
@@ -152,7 +174,15 @@ class FxBuilder(NodeTypes):
     def sizes(self, dims: Iterable[DimLike]) -> tuple[Any, ...]:
         return tuple(self.size(dim) for dim in dims)
 
-    def _symbol(self, name: str) -> Any:
+    def _samples_in(self, part: Dim) -> tuple[Dim, Dim] | None:
+        """A size such as B*T as samples that halt, B, times the rest, T."""
+        for samples in self.samples:
+            rest = divide(part, samples)
+            if rest is not None and samples * rest == part:
+                return samples, as_dim(rest)
+        return None
+
+    def _symbol(self, name: Size) -> Any:
         if name not in self._sizes:
             if name not in self.sizes_of:
                 if not self.inside and name not in self.graph.arguments:
@@ -193,6 +223,8 @@ class FxBuilder(NodeTypes):
             node.meta["stack_trace"] = trace_of(self._origin(value), name)
             type_ = self.graph.types.get(value)
             for axis, dim in enumerate(type_.dims if type_ is not None else ()):
+                if dim in self.samples:
+                    self.sizes_of.setdefault(dim, (node, axis))
                 if isinstance(dim, Dim) and len(dim.terms) == 1 and dim.terms[0][1] == 1:
                     atoms = dim.terms[0][0]
                     if len(atoms) == 1 and isinstance(atoms[0], str):
@@ -215,7 +247,7 @@ class FxBuilder(NodeTypes):
             return
         self._begin(node)
         if op == "size":
-            env[Value(node.id)] = self.size(node.attrs["dim"])
+            env[Value(node.id)] = self._whole(node.attrs["dim"])
             return
         if op == "argument":
             env[Value(node.id)] = self.argument(node.attrs["name"])
@@ -231,20 +263,40 @@ class FxBuilder(NodeTypes):
             return
         self._lower(node)
 
-    def argument(self, name: str) -> Any:
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The names of the numbers that are given when the model runs."""
+        return tuple(name for name in self.wanted if isinstance(name, str))
+
+    def _whole(self, dim: DimLike) -> Any:
+        """A size as a number to compute with, which is the same for a sample whoever has halted beside it."""
+        if isinstance(dim, Dim) and any(dim.symbols() & samples.symbols() for samples in self.samples):
+            return self.argument(Whole(dim))
+        return self.size(dim)
+
+    def _asked(self, name: Size) -> Any:
+        """A size that the step of a loop asks for."""
+        if isinstance(name, str):
+            return self._symbol(name)
+        return self._whole(name.dim) if isinstance(name, Whole) else self.size(name)
+
+    def argument(self, name: Size) -> Any:
         """A number that is given when the model runs, or in a step the size of a dim that the loop sees."""
         found = self.wanted.get(name)
         if found is None:
+            label = name if isinstance(name, str) else "batch" if isinstance(name, Whole) else "samples"
             last = [n for n in self.fx.nodes if n.op == "placeholder"][-1:]
             with self.fx.inserting_after(*last) if last else self.fx.inserting_before():
-                found = self.wanted[name] = self.placeholder(name)
+                found = self.wanted[name] = self.placeholder(label)
         return found
 
     def _loop(self, node: Node) -> None:
         """A call of the loop, whose step is an fx graph of its own."""
         loop, step = loop_of(node), self.graph.regions[node.attrs["region"]]
         graph = self.graph.with_(main=step.name)
-        inner = FxBuilder(graph, self.signatures, self.training, self.default, inside=True)
+        halting = self._halting(loop, step)
+        samples = dict.fromkeys([*self.samples, *([halting] if halting is not None else [])])
+        inner = FxBuilder(graph, self.signatures, self.training, self.default, True, samples)
         for port in step.inputs:
             inner.placeholder(port.name, port.value)
         random = draws(self.graph, step.nodes, self.signatures)
@@ -254,6 +306,14 @@ class FxBuilder(NodeTypes):
             if each.op != "port":
                 inner.add(each)
         inner.fx.output(tuple(inner.env[port.value] for port in step.outputs))
+        phases = plan(
+            self.graph,
+            node,
+            inner,
+            lambda whole: FxBuilder(
+                whole.with_(main=step.name), self.signatures, self.training, self.default, True
+            ),
+        )
         call = LoopCall(
             loop,
             inner.fx,
@@ -262,12 +322,17 @@ class FxBuilder(NodeTypes):
             len(inner.wanted),
             _drawing_place(node),
             sometimes(self.graph, node, self.signatures.ops) if self.training else (),
-            self._samples(loop, step, inner) if loop.halt is not None else (),
+            self._axes_of(halting, step, inner) if halting is not None else (),
             self.default,
+            phases,
         )
+        if self.training:
+            call.eprop = plan_eprop(
+                loop, step, inner, lambda: FxBuilder(graph, self.signatures, True, self.default, inside=True)
+            )
         inputs = [self.env[value] for value in node.inputs if value is not None]
         rng = [] if inner.rng is None else [self.rng]
-        result = self.python(call, self.size(loop.trips), *inputs, *rng, *map(self._symbol, inner.wanted))
+        result = self.python(call, self.size(loop.trips), *inputs, *rng, *map(self._asked, inner.wanted))
         for number in range(len(node.outputs)):
             part = self.env[Value(node.id, number)] = self.item(result, number)
             part.meta["r2d2c"] = (node, number)
@@ -282,17 +347,23 @@ class FxBuilder(NodeTypes):
             axes.append(axis)
         return axes, [stack_axis(types[Value(node.id, port)]) for port in range(len(node.outputs))]
 
-    def _samples(self, loop: Loop, step: Region, inner: FxBuilder) -> list[int | None]:
-        """The axis of samples of every argument of a step, where samples halt."""
-        assert loop.halt is not None
+    def _halting(self, loop: Loop, step: Region) -> Dim | None:
+        """The dim that counts the samples of a loop, where they halt."""
+        if loop.halt is None:
+            return None
+        samples = self.graph.types[step.outputs[loop.halt.port].value].dims[0]
+        assert isinstance(samples, Dim), samples
+        return samples
+
+    def _axes_of(self, samples: Dim, step: Region, inner: FxBuilder) -> list[int | None]:
+        """The axis of samples of every argument of a step."""
         types = self.graph.types
-        samples = types[step.outputs[loop.halt.port].value].dims[0]
         found: list[int | None] = [
             next((axis for axis, dim in enumerate(types[port.value].dims) if dim == samples), None)
             for port in step.inputs
         ]
         rng = [None] if inner.rng is not None else []
-        return [*found, *rng, *(COUNT if samples == symbol(name) else None for name in inner.wanted)]
+        return [*found, *rng, *(COUNT if name == samples else None for name in inner.wanted)]
 
     def _begin(self, node: Node) -> None:
         self._node = node
@@ -313,7 +384,7 @@ class FxBuilder(NodeTypes):
         env, signature = self.env, self.signatures[node.op]
         op: Op = signature.op
         inputs = [env[v] if v is not None else None for v in node.inputs]
-        lower = op.lower
+        lower = self.quick.get(node.id, op.lower)
         if type(lower) is str:
             result: Any = self._create("call_function", function(lower), tuple(inputs), None, self._name)
             result.meta["stack_trace"] = self._trace

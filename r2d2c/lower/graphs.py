@@ -41,7 +41,7 @@ def lower_inference(graph: Graph, ops: Mapping[str, Op], default: torch.dtype | 
     results = tuple(_as_tensor(b, b.env[port.value]) for port in main.outputs)
     b.fx.output(dict(zip((p.name for p in main.outputs), results, strict=True)))
     names = tuple(p.name for p in main.inputs), tuple(p.name for p in main.outputs)
-    return Lowered(b.fx, *names, arguments=tuple(b.wanted))
+    return Lowered(b.fx, *names, arguments=b.arguments)
 
 
 def lower_forward(
@@ -64,7 +64,7 @@ def lower_forward(
             b.add(node)
     b.fx.output(tuple(_as_tensor(b, b.env[value]) for _, value in wanted))
     names = tuple(p.name for p in graph.body.inputs), tuple(n for n, _ in wanted)
-    return Lowered(b.fx, *names, random, tuple(b.wanted))
+    return Lowered(b.fx, *names, random, b.arguments)
 
 
 def forward_only(graph: Graph) -> set[str]:
@@ -81,8 +81,14 @@ def forward_only(graph: Graph) -> set[str]:
 def _only_for_outputs(graph: Graph) -> frozenset[str]:
     """The nodes of a training graph that no loss, gradient or update needs: what they make is for looking at."""
     learn = [node.id for node in graph.body.nodes if node.op in ("accumulate", "update")]
-    needed = prune(graph.body.nodes, [loss.value for loss in graph.losses.values()], learn)
+    losses = [loss.value for loss in graph.losses.values()]
+    needed = prune(graph.body.nodes, [*losses, *_state_of(graph)], learn)
     return frozenset(node.id for node in graph.body.nodes) - {node.id for node in needed}
+
+
+def _state_of(graph: Graph) -> list[Value]:
+    """The outputs that are the model's state, which goes on to the next learning pass."""
+    return [port.value for port in graph.body.outputs if port.name in graph.hidden]
 
 
 def _as_tensor(b: FxBuilder, result: Any) -> Any:
@@ -136,7 +142,8 @@ class TrainingLowering:
     def visits(self, outputs: bool = True) -> list[LoweredVisit]:
         """Every visit as a graph of its own. ``outputs``: whether to compute and return the model's outputs as well."""
         without = frozenset[str]() if outputs else _only_for_outputs(self.graph)
-        results = self.results if outputs else [loss.value for loss in self.graph.losses.values()]
+        losses = [loss.value for loss in self.graph.losses.values()]
+        results = self.results if outputs else [*losses, *_state_of(self.graph)]
         sections = [[id_ for id_ in visit.nodes if id_ not in without] for visit in self.graph.visits]
         made = {value: k for k, ids in enumerate(sections) for id_ in ids for value in self._values(id_)}
         needed_later: list[set[Value]] = [set() for _ in sections]
@@ -214,7 +221,7 @@ class TrainingLowering:
             else:
                 b.add(node)
         b.fx.output(tuple(_as_tensor(b, b.env[value]) for value in writes))
-        return LoweredVisit(b.fx, name, tuple(reads), tuple(writes), random, tuple(b.wanted))
+        return LoweredVisit(b.fx, name, tuple(reads), tuple(writes), random, b.arguments)
 
     def _ports_for_sizes(self, nodes: list[Node], reads: list[Value]) -> list[Value]:
         """Ports that show run-time dims of this visit which none of its reads shows plainly."""

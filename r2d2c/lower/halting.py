@@ -12,19 +12,14 @@ saved is time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from r2d2c.loops import Loop
-
-if TYPE_CHECKING:
-    from r2d2c.lower.init import Rng
-    from r2d2c.lower.loops import LoopCall
-
 Tensors = tuple[Any, ...]
+History = list[tuple[torch.Tensor | None, dict[int, torch.Tensor]]]
 
 
 # In the place of an axis of samples: this argument is the number of samples.
@@ -55,31 +50,39 @@ class _Halted:
 
 
 def run_until(
-    call: LoopCall,
+    step: Callable[..., Tensors],
     most: int,
     carries: Tensors,
     elements: Sequence[Tensors],
     rest: Tensors,
-    rng: Rng | None,
+    gives: Sequence[tuple[str, int]],
+    halt: int,
+    epsilon: float,
+    samples: Sequence[int | None],
+    stacks: Sequence[int],
+    default: torch.dtype,
 ) -> Tensors:
-    """Step until every sample has halted, ``most`` times at the most; what the loop gives."""
-    loop, halt, count = call.loop, call.loop.halt, len(call.loop.carries)
-    assert halt is not None
-    last, every, means = (_ports(loop, *kinds) for kinds in (("last", "steps"), ("steps",), ("mean",)))
+    """Step until every sample has halted, ``most`` times at the most; what the loop gives.
+
+    step: ``(number, carries, elements, rest)`` to the next carries and its other outputs, of which ``halt`` halts.
+    gives: by kind, of which output of a step. samples: of every argument of a step, the axis of samples, if it has one.
+    stacks: of all that is given, the axis of steps. default: the dtype of means of what is no float.
+    """
+    count = len(carries)
+    last, every, means = (_ports(gives, *kinds) for kinds in (("last", "steps"), ("steps",), ("mean",)))
     halted = _Halted()
-    history: list[tuple[torch.Tensor | None, dict[int, torch.Tensor]]] = []
+    history: History = []
     sums: dict[int, torch.Tensor] = {}
     total: torch.Tensor | None = None
-    rows: torch.Tensor | None = (
-        None  # where in the batch the samples stand that run; None while all of them do
-    )
+    # Where in the batch the samples stand that run; None while all of them do.
+    rows: torch.Tensor | None = None
     for number in range(most):
-        outputs = call.run_step(number, most, carries, [e[number] for e in elements], rest, rng)
-        says = outputs[halt.port]
-        h = says if says.is_floating_point() else says.to(call.default)
+        outputs = step(number, carries, [e[number] for e in elements], rest)
+        says = outputs[halt]
+        h = says if says.is_floating_point() else says.to(default)
         total = _zeros(h) if total is None else total
         left, summed = 1.0 - total, total + h
-        stops = summed >= 1.0 - halt.epsilon if number < most - 1 else torch.ones_like(says, dtype=torch.bool)
+        stops = summed >= 1.0 - epsilon if number < most - 1 else torch.ones_like(says, dtype=torch.bool)
         for port in means:
             part = _weighted(outputs[port], torch.where(stops, left, h), says)
             sums[port] = part if number == 0 or not says.is_floating_point() else sums[port] + part
@@ -99,20 +102,18 @@ def run_until(
             break
         rows, total = _rows(rows, going), _pick(total, going)
         sums = {port: _pick(value, going) for port, value in sums.items()}
-        axes = call.samples
-        carries = tuple(_narrow(v, axis, going) for v, axis in zip(carries, axes[:count], strict=True))
-        after = axes[count + loop.sequences :]
+        carries = tuple(_narrow(v, axis, going) for v, axis in zip(carries, samples[:count], strict=True))
+        after = samples[count + len(elements) :]
         rest = tuple(_narrow(v, axis, going) for v, axis in zip(rest, after, strict=True))
     found: list[Any] = []
-    for position, given in enumerate(loop.gives):
-        if given.kind == "last":
-            found.append(halted.whole(given.port))
-        elif given.kind == "steps":
-            values = _every(halted.whole(given.port), given.port, history, most)
-            found.append(call.stack(given, values, position))
-        elif given.kind == "mean":
-            found.append(halted.whole(("mean", given.port)))
-        elif given.kind == "count":
+    for (kind, port), axis in zip(gives, stacks, strict=True):
+        if kind == "last":
+            found.append(halted.whole(port))
+        elif kind == "steps":
+            found.append(torch.stack(_every(halted.whole(port), port, history, most), axis))
+        elif kind == "mean":
+            found.append(halted.whole(("mean", port)))
+        elif kind == "count":
             found.append(halted.whole("count"))
         else:
             remainder = halted.whole("remainder")
@@ -120,9 +121,9 @@ def run_until(
     return tuple(found)
 
 
-def _ports(loop: Loop, *kinds: str) -> list[int]:
+def _ports(gives: Sequence[tuple[str, int]], *kinds: str) -> list[int]:
     """The outputs of a step of which the loop gives something of these kinds."""
-    return sorted({given.port for given in loop.gives if given.kind in kinds})
+    return sorted({port for kind, port in gives if kind in kinds})
 
 
 def _zeros(h: torch.Tensor) -> torch.Tensor:
@@ -156,12 +157,7 @@ def _narrow(value: Any, axis: int | None, index: torch.Tensor) -> Any:
     return len(index) if axis == COUNT else value.index_select(axis, index)
 
 
-def _every(
-    final: torch.Tensor,
-    port: int,
-    history: list[tuple[torch.Tensor | None, dict[int, torch.Tensor]]],
-    most: int,
-) -> list[torch.Tensor]:
+def _every(final: torch.Tensor, port: int, history: History, most: int) -> list[torch.Tensor]:
     """A value at every step: once a sample has halted, that of its last one."""
     found = []
     for rows, values in history:

@@ -13,12 +13,16 @@ import torch
 import torch.fx as fx
 
 from r2d2c.loops import Given, Loop
+from r2d2c.lower import phases
 from r2d2c.lower.codegen import compile_function
+from r2d2c.lower.eprop import run_eprop
 from r2d2c.lower.halting import run_until
 from r2d2c.lower.recompute import recompute
 
 if TYPE_CHECKING:
+    from r2d2c.lower.eprop import Traced
     from r2d2c.lower.init import Rng
+    from r2d2c.lower.phases import Phases
 
 Step = Callable[..., Any]
 Tensors = tuple[Any, ...]
@@ -54,6 +58,7 @@ class LoopCall:
     sizes: how many sizes of dims it takes besides.
     sometimes: of each output, the inputs that some numbers of steps leave without a gradient.
     samples: where samples halt, the axis of samples of every argument behind the first. default: what f32 stands for.
+    phases: another way to the same, if there is one (see `phases`). eprop: how its gradient comes, if by e-prop.
     """
 
     def __init__(
@@ -68,10 +73,13 @@ class LoopCall:
         sometimes: Sequence[tuple[int, ...]] = (),
         samples: Sequence[int | None] = (),
         default: torch.dtype = torch.float32,
+        in_phases: Phases | None = None,
     ) -> None:
         self.loop, self.fx, self.axes, self.stacks = loop, graph, tuple(axes), tuple(stacks)
         self.random, self.sizes, self.place = random, sizes, place
         self.sometimes, self.samples, self.default = tuple(sometimes), tuple(samples), default
+        self.phases = in_phases
+        self.eprop: Traced | None = None
         # What fx and its code generator ask of a function.
         self.__name__ = self.__qualname__ = f"{loop.name}_loop"
         self.__module__ = __name__
@@ -85,7 +93,11 @@ class LoopCall:
         return self._step
 
     def __call__(self, trips: int, *inputs: Any) -> Tensors:
-        results = self._results(trips, inputs)
+        taught = torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs)
+        if self.eprop is not None and taught and trips > 0:
+            results = run_eprop(self, self.eprop, trips, inputs)
+        else:
+            results = self.plain(trips, inputs)
         if not torch.is_grad_enabled() or not any(self.sometimes):
             return results
         tied = [[inputs[k] for k in some if isinstance(inputs[k], torch.Tensor)] for some in self.sometimes]
@@ -94,7 +106,10 @@ class LoopCall:
             for result, some in zip(results, tied, strict=True)
         )
 
-    def _results(self, trips: int, inputs: Tensors) -> Tensors:
+    def plain(self, trips: int, inputs: Tensors) -> Tensors:
+        """What the loop gives, as autograd records it."""
+        if self.phases is not None and trips > 1 and phases.ENABLED and not torch.compiler.is_compiling():
+            return self.phases.run(self, trips, inputs)
         loop = self.loop
         rng: Rng | None = inputs[len(inputs) - self.sizes - 1] if self.random else None
         count, sequences = len(loop.carries), loop.sequences
@@ -111,7 +126,19 @@ class LoopCall:
                     f"the loop `{loop.name}` takes {trips} steps, and a sequence has {len(given)}"
                 )
         if loop.halt is not None:
-            return run_until(self, trips, carries, elements, rest, rng)
+            return run_until(
+                lambda number, now, each, same: self.run_step(number, trips, now, each, same, rng),
+                trips,
+                carries,
+                elements,
+                rest,
+                loop.gives,
+                loop.halt.port,
+                loop.halt.epsilon,
+                self.samples,
+                self.stacks,
+                self.default,
+            )
         return self._run(trips, carries, elements, rest, rng)
 
     def _run(
@@ -155,15 +182,22 @@ class LoopCall:
         carries = tuple(
             value.detach() if loop.cut(k, number, trips) else value for k, value in enumerate(carries)
         )
-        arguments = [*carries, *elements, *rest]
-        if rng is not None:
-            arguments[len(arguments) - self.sizes - 1] = rng.at(f"{self.place}.{number}")
+        arguments = self.arguments(number, carries, elements, rest, rng)
         step = self.step
         if loop.recompute and torch.is_grad_enabled():
             outputs: Tensors = recompute(step, *arguments)
             return outputs
         outputs = step(*arguments)
         return outputs
+
+    def arguments(
+        self, number: int, carries: Tensors, elements: Sequence[Any], rest: Tensors, rng: Rng | None
+    ) -> list[Any]:
+        """What the step takes."""
+        arguments = [*carries, *elements, *rest]
+        if rng is not None:
+            arguments[len(arguments) - self.sizes - 1] = rng.at(f"{self.place}.{number}")
+        return arguments
 
     def stack(self, given: Given, values: list[Any], position: int) -> Any:
         """A value at every step, along its axis of steps."""

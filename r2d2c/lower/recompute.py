@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 
 class _Recompute(torch.autograd.Function):
@@ -40,15 +41,17 @@ class _Recompute(torch.autograd.Function):
         wanted = [k for k in ctx.tensors if ctx.needs_input_grad[k + 1]]
         with torch.enable_grad():
             outputs = ctx.step(*arguments)
+        # By the edges of its graph, what the step gives again need not be held until the gradients are there.
         taught = [
-            (o, g)
+            (get_gradient_edge(o), g)
             for o, g in zip(outputs, gradients, strict=True)
             if isinstance(o, torch.Tensor) and o.requires_grad and g is not None
         ]
+        del outputs
         found: list[Any] = [None] * (len(arguments) + 1)
         if taught and wanted:
             values = torch.autograd.grad(
-                [o for o, _ in taught],
+                [edge for edge, _ in taught],
                 [arguments[k] for k in wanted],
                 [g for _, g in taught],
                 allow_unused=True,

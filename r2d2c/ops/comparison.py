@@ -154,6 +154,9 @@ def _where_shape(s: Shapes, a: Any) -> TensorType:
 
 def _where_onnx(o: Any, a: Any) -> Any:
     dtype = o.out[0].dtype
+    if dtype == "bool":  # for which runtimes have no Where
+        x, y = o.cast(a.x, dtype), o.cast(a.y, dtype)
+        return o("Or", o("And", a.condition, x), o("And", o("Not", a.condition), y))
     return o("Where", a.condition, o.cast(a.x, dtype), o.cast(a.y, dtype))
 
 
@@ -174,6 +177,7 @@ WHERE = Op(
         Example("where(c, x, 0)", {"c": "bool[5]", "x": "f64[5]"}),
         Example("where(c, x, y)", {"c": "bool[5]", "x": "i64[5] < 9", "y": "f32[5]"}),
         Example("where(c, 1, 0)", {"c": "bool[5]"}, gradient=False),
+        Example("where(c, x, y)", {"c": "bool[5]", "x": "bool[5]", "y": "bool[5]"}, gradient=False),
     ),
 )
 

@@ -72,6 +72,22 @@ def feedback_conv_transpose2d(x: Any, weight: Any, bias: Any, feedback: Any, *ge
     return feedback_convolution(torch.nn.functional.conv_transpose2d, x, weight, bias, feedback, *geometry)
 
 
+def stdp(pre: Any, post: Any, plus: float, minus: float, kept: float, lost: float) -> Any:
+    """The mean over samples of how weights change by the spikes ``pre`` [B, T, in] and ``post`` [B, T, out].
+
+    Each side has a trace, of which ``kept`` and ``lost`` are left after a step: nothing grows with T.
+    """
+    pre, post = pre.detach(), post.detach()
+    before, after = pre.new_zeros(pre[:, 0].shape), post.new_zeros(post[:, 0].shape)
+    change = pre.new_zeros(post.shape[2], pre.shape[2])
+    for x, z in zip(pre.unbind(1), post.unbind(1), strict=True):
+        before = before * kept + x
+        after = after * lost
+        change = change + plus * (z.t() @ before) - minus * (after.t() @ x)
+        after = after + z
+    return change / pre.shape[0]
+
+
 class Bilinear(torch.autograd.Function):
     """y_o = Σ_ij W_oij x_i y_j for rows x and y, a few i at a time, through one product each.
 

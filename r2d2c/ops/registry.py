@@ -31,6 +31,12 @@ from r2d2c.ops import (
     random,
     reductions,
     shaping,
+    slot_choice,
+    slot_reads,
+    slots,
+    spiking,
+    surprise,
+    timing,
     unary,
 )
 from r2d2c.ops.record import Op
@@ -55,6 +61,10 @@ FAMILIES = {
     "shaping": shaping.OPS,
     "joining": joining.OPS,
     "indexing": indexing.OPS,
+    "slots": slots.OPS + slot_choice.OPS + slot_reads.OPS,
+    "timing": timing.OPS,
+    "surprise": surprise.OPS,
+    "spiking": spiking.OPS,
     "patterns": patterns.OPS,
     "constants": constants.OPS + narrowing.OPS,
 }

@@ -44,6 +44,8 @@ def output_tasks(graph: Graph) -> set[str]:
     nodes = {node.id: node for node in graph.body.nodes}
     found = set()
     for port in graph.body.outputs:
+        if port.name in graph.hidden:
+            continue
         node = nodes[port.value.node]
         if node.id in graph.tasks:
             found.add(node.id)

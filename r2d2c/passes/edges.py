@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from r2d2c.credit.options import options_of
 from r2d2c.credit.record import CreditRule, Labels
-from r2d2c.graph import CORE_OPS, Credit, Init, Link, Loss, Node, Task, Value, storage_read
+from r2d2c.graph import CORE_OPS, Credit, Init, Link, Loss, Node, Region, Task, Value, storage_read
 from r2d2c.passes.building import GraphBuilder
 from r2d2c.source import Span
 from r2d2c.types import DimLike, TensorType
@@ -232,6 +232,12 @@ class FlatLayers(_Building):
 
     def parameter(self, value: Value | None) -> str | None:
         return self.pass_.parameter(value)
+
+    def step(self, loop: Node) -> Region:
+        return self.pass_.step(loop)
+
+    def at_steps(self, loop: Node, value: Value) -> Value:
+        return self.pass_.at_steps(loop, value)
 
     def like(self, parameter: str, name: str) -> Value:
         row = self.host.storage[parameter]

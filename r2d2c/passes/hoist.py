@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from r2d2c.graph import Graph, Node, Port, Region, Value
-from r2d2c.loops import Loop, loop_of
+from r2d2c.loops import Loop, loop_of, one_axis
 from r2d2c.ops.record import Op
 from r2d2c.passes.trim import trim_loops
+from r2d2c.types import DimLike
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,13 @@ class _Hoister:
         nodes = self.region(before)
         same = {port.value.node for port in before.inputs[len(loop.carries) + loop.sequences :]}
         free = {node.id for node in nodes if node.op in ("constant", "size")}
+        samples = self._samples(before, loop)
         leaving: list[Node] = []
         for node in nodes:
             read = [value.node for value in node.inputs if value is not None]
             known = node.op in self.ops and node.op not in self.fixed
-            if known and any(id_ in same for id_ in read) and all(id_ in same or id_ in free for id_ in read):
+            fixed = any(id_ in same for id_ in read) and all(id_ in same or id_ in free for id_ in read)
+            if known and fixed and self._stays_apart(node, samples):
                 same.add(node.id)
                 leaving.append(node)
         gone = {node.id for node in leaving}
@@ -107,6 +110,18 @@ class _Hoister:
         after = self._without(before, nodes, gone, ports)
         self.steps[name] = _Moved(before, after, tuple(outside), tuple(ports))
         return self.steps[name]
+
+    def _samples(self, step: Region, loop: Loop) -> DimLike:
+        """The dim that counts the samples of a loop, where they halt; else 0."""
+        says = self.types.get(step.outputs[loop.halt.port].value) if loop.halt is not None else None
+        return says.dims[0] if says is not None and says.dims else 0
+
+    def _stays_apart(self, node: Node, samples: DimLike) -> bool:
+        """Whether a step can read what the node makes for those samples alone that have not halted."""
+        if isinstance(samples, int):
+            return True
+        types = (self.types.get(Value(node.id, port)) for port in range(len(node.outputs)))
+        return all(type_ is None or one_axis(type_, samples) for type_ in types)
 
     def _apart(
         self,

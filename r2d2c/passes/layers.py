@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from r2d2c.credit.guard import ask
 from r2d2c.credit.record import CreditRule
-from r2d2c.graph import USES, Graph, Link, Node, Region, Value
+from r2d2c.graph import USES, Graph, Link, Node, Port, Region, Value
+from r2d2c.loops import Given, loop_of, stacked
 from r2d2c.ops.record import Op
 from r2d2c.passes.building import GraphBuilder, in_order
 from r2d2c.passes.edges import FlatLayers
@@ -23,6 +25,7 @@ class Rewire(GraphBuilder):
     ) -> None:
         super().__init__(graph, ops)
         self.rules, self.owners = rules, owners
+        self.steps = graph.steps
         self.flat: dict[str, Node] = {node.id: node for node in graph.body.nodes}
 
     def run(self) -> Graph:
@@ -40,7 +43,7 @@ class Rewire(GraphBuilder):
         nodes = tuple(in_order([*self.flat.values(), *self.nodes]))
         region = Region(main.name, main.kind, main.inputs, main.outputs, nodes, main.origin)
         return graph.with_(
-            regions={**graph.steps, main.name: region},
+            regions={**self.steps, main.name: region},
             types=self.types,
             storage=self.storage,
             losses=self.losses,
@@ -68,6 +71,29 @@ class Rewire(GraphBuilder):
         node = self.flat.get(value.node) if value is not None else None
         name = node.attrs["storage"] if node is not None and node.op == "param" else None
         return name if name is not None and self.storage[name].kind == "param" else None
+
+    def step(self, loop: Node) -> Region:
+        """The step of a loop."""
+        return self.steps[loop.attrs["region"]]
+
+    def at_steps(self, loop: Node, value: Value) -> Value:
+        """A value of a loop's step at every step: one more thing that the loop gives."""
+        step, node = self.step(loop), self.flat[loop.id]
+        port = next((k for k, out in enumerate(step.outputs) if out.value == value), None)
+        if port is None:
+            port = len(step.outputs)
+            outputs = (*step.outputs, Port(value.node, value))
+            self.steps[step.name] = dataclasses.replace(step, outputs=outputs)
+        described, given = loop_of(node), Given("steps", port)
+        if given in described.gives:
+            return Value(node.id, described.gives.index(given))
+        result = Value(node.id, len(described.gives))
+        more = dataclasses.replace(described, gives=(*described.gives, given))
+        attrs = {**node.attrs, "loop": more}
+        outputs_of = (*node.outputs, f"{value.node}.steps")
+        self.flat[node.id] = Node(node.id, "loop", node.inputs, attrs, outputs_of, node.origin)
+        self.types[result] = stacked(self.types[value], described.trips)
+        return result
 
     def replace(self, node: Node, op: str, more: Sequence[Value]) -> None:
         """Put another op in a node's place, with the same inputs and more."""

@@ -245,7 +245,8 @@ def _tables(graph: Graph, row: Legal, rules: set[str] | None) -> Iterator[str]:
     for link in graph.links:
         if row.credit and rules is not None and link.credit.rule not in rules:
             yield f"the link {link.name} has the credit {link.credit.rule}, which no rule is called"
-    names = tuple(port.name for port in graph.body.outputs)
+    hidden = graph.hidden
+    names = tuple(port.name for port in graph.body.outputs if port.name not in hidden)
     if names != tuple(graph.outputs):
         yield f"its outputs are {', '.join(names)}, and its table says {', '.join(graph.outputs)}"
     for name, storage in graph.storage.items():

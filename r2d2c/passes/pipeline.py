@@ -17,6 +17,7 @@ from r2d2c.ops.record import Op
 from r2d2c.passes import layers
 from r2d2c.passes.backward import Backward
 from r2d2c.passes.credit import AttachCredit
+from r2d2c.passes.eprop import cut_recurrence
 from r2d2c.passes.hoist import hoist
 from r2d2c.passes.inline import flatten
 from r2d2c.passes.layers import owners_of
@@ -68,7 +69,7 @@ class Flatten:
     gives: ClassVar[Form] = "flat"
 
     def run(self, graph: Graph, sink: Sink) -> Graph:
-        return flatten(graph)
+        return cut_recurrence(flatten(graph))
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,9 @@ class _Trimmer:
             sequences=sum(k in sequences for k in left),
             gives=tuple(Given(g.kind, place[g.port]) for _, g in gives),
             halt=None if loop.halt is None else replace(loop.halt, port=place[loop.halt.port]),
+            memories=tuple(
+                store.moved(place) for store in loop.memories if any(k in place for _, k in store.fields)
+            ),
         )
         if step.name not in self.steps:
             self.steps[step.name] = self._step(step, [step.outputs[k].value for k in order], order, left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from r2d2c.graph import Init, Value
 from r2d2c.resolve.bind import INITIALISERS
 from r2d2c.resolve.region import RegionBuilder
 from r2d2c.resolve.results import FAILED, Failed, Placed
+from r2d2c.source import Span
 from r2d2c.syntax.spec import CarrySyntax
 from r2d2c.types import Dim, TensorType
 
@@ -88,22 +90,22 @@ def _to_infer(dim: Dim) -> bool:
     return any(name.startswith("?") for name in dim.symbols())
 
 
-def next_values(step: RegionBuilder, ports: dict[str, Any], carries: list[CarrySyntax], loop: str) -> bool:
+def next_values(
+    step: RegionBuilder, ports: dict[str, Any], carries: Sequence[tuple[str, Span | None]], loop: str
+) -> bool:
     """Make the values of a step its outputs, those of the carries first. False after a diagnostic."""
     good = True
-    for carry in carries:
-        value = step.names.get(carry.name)
+    for carry, span in carries:
+        value = step.names.get(carry)
         if isinstance(value, Failed):
             good = False
-        elif value == ports[carry.name]:
-            message = (
-                f"the carry `{carry.name}` is never updated: no statement of `{loop}` gives it a new value"
-            )
-            fix = f"end the body with `{carry.name} = …`, or pass it to the loop as a parameter"
-            step.program.sink.report("E267", carry.span, message, fix=fix)
+        elif value == ports[carry]:
+            message = f"the carry `{carry}` is never updated: no statement of `{loop}` gives it a new value"
+            fix = f"end the body with `{carry} = …`, or pass it to the loop as a parameter"
+            step.program.sink.report("E267", span, message, fix=fix)
             good = False
         elif isinstance(value, Value):
-            step.expose(carry.name, value)
+            step.expose(carry, value)
     if not good:
         return False
     for name, value in list(step.names.items()):

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from r2d2c.diagnostics import suggest
 from r2d2c.graph import Value
 from r2d2c.loops import Carry, CarryCredit, Given, Halt, Loop
-from r2d2c.resolve.bind import plural
 from r2d2c.resolve.carry import initial_value, next_values
+from r2d2c.resolve.loop_arguments import loop_arguments
+from r2d2c.resolve.memories import Held, hold
 from r2d2c.resolve.region import RegionBuilder
 from r2d2c.resolve.results import FAILED, Failed, LoopResult, Placed, kind_of
+from r2d2c.resolve.state import keep_state, may_keep, remember
 from r2d2c.resolve.widths import Narrow, narrow_of
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Syntax
@@ -50,14 +52,19 @@ def call_loop(evaluator: Evaluator, index: int, node: Expr, name: str) -> Any:
         evaluator.sink.report("E260", loop.span, message, fix="pass it where the loop is used")
         program.failed.add(name)
         return FAILED
-    arguments = _bind(evaluator, index, node, name, loop)
+    arguments = loop_arguments(evaluator, index, node, name, loop)
     if arguments is None:
+        return FAILED
+    if loop.stateful and not may_keep(evaluator, name, index):
         return FAILED
     if name not in program.regions and name not in program.failed:
         _build(evaluator, name, loop, active)
     if name in program.failed:
         return FAILED
-    return use_loop(evaluator.region, evaluator.place, name, arguments, evaluator.span(index))
+    result = use_loop(evaluator.region, evaluator.place, name, arguments, evaluator.span(index))
+    if loop.stateful:
+        remember(evaluator, name, result)
+    return result
 
 
 def use_loop(
@@ -72,7 +79,7 @@ def use_loop(
     program = region.program
     callee = program.regions[name]
     place = region.fresh(f"{at}.{name}")
-    given = dict(arguments)
+    given = {**arguments, **program.states.given(name, region)}
     if any(port.name == WIDTH for port in callee.inputs):
         given[WIDTH] = region.argument(WIDTH) if width is None else region.constant(width)
     inputs = tuple(given[port.name] for port in callee.inputs)
@@ -82,38 +89,6 @@ def use_loop(
     values = {port.name: Value(f"{place}()", number) for number, port in enumerate(callee.outputs)}
     carries = [carry.name for carry in program.loops[name].carry]
     return LoopResult(name, values, carries[0] if len(carries) == 1 else None, tuple(arguments.items()))
-
-
-def _bind(
-    evaluator: Evaluator, index: int, node: Expr, name: str, loop: LoopSyntax
-) -> dict[str, Value] | None:
-    sink, parameters = evaluator.sink, loop.signature.parameters
-    usage = f"usage: {name}({', '.join(p for p, _ in parameters)})"
-    also = [(loop.span, "defined here")]
-    names = [p for p, _ in parameters]
-    positional = node.args[1:]
-    if len(positional) > len(parameters):
-        span = evaluator.span(positional[len(parameters)])
-        message = f"`{name}` takes {plural(len(parameters), 'argument')}"
-        sink.report("E221", span, message, usage, also=also)
-        return None
-    given = {p: evaluator.placed(i) for (p, _), i in zip(parameters, positional, strict=False)}
-    for key, position in node.keywords:
-        span = evaluator.keyword_span(key, position)
-        if key in given:
-            sink.report("E223", span, f"`{key}` is given twice to `{name}`", usage)
-            return None
-        if key not in names:
-            message, fix = f"`{name}` has no argument `{key}`", suggest(key, names)
-            sink.report("E224", span, message, usage, fix=fix, also=also)
-            return None
-        given[key] = evaluator.placed(position)
-    missing = [p for p in names if p not in given]
-    if missing:
-        sink.report("E225", evaluator.span(index), f"`{name}` needs `{missing[0]}`", usage, also=also)
-        return None
-    values = {p: evaluator.as_value(placed) for p, placed in given.items()}
-    return None if FAILED in values.values() else {p: values[p] for p in names}
 
 
 def _build(evaluator: Evaluator, name: str, loop: LoopSyntax, active: tuple[str, ...]) -> None:
@@ -153,8 +128,11 @@ class _Builder:
         narrow = narrow_of(self.program, syntax, {c.name: type_ for c, type_ in carries}, around)
         starts = [self._start(carry, type_, narrow) for carry, type_ in carries]
         sequences = {entry.name: self._sequence(entry.syntax) for entry in syntax.each}
-        if FAILED in starts or FAILED in sequences.values():
+        names = [carry.name for carry, _ in carries]
+        held = hold(self.program, syntax, around, [*around.names, *names, *sequences])
+        if FAILED in starts or FAILED in sequences.values() or held is None:
             return False
+        names, starts = names + held.names, [*starts, *held.starts]
         if sequences and not over:
             entry = syntax.each[0]
             message = "`each` reads one element a step of what `over` names, and this loop has no `over`"
@@ -162,23 +140,29 @@ class _Builder:
             return False
         if any(n.kind == "name" and n.value == STEP for n in self._body_nodes()) and STEP not in sequences:
             sequences[STEP] = self._numbers(trips)
-        for name in [carry.name for carry, _ in carries] + list(sequences):
+        for name in [*names, *sequences]:
             step.names[name] = step.port(name)
         known = set(self.program.storage)
-        halt = self._body(narrow, carries)
+        halt = self._body(narrow, carries, held)
         if halt is FAILED or (syntax.per_step and not self._stack(known, trips)):
             return False
-        rest = [port.name for port in step.inputs[len(carries) + len(sequences) :]]
+        rest = [port.name for port in step.inputs[len(names) + len(sequences) :]]
         described = Loop(
             self.name,
-            tuple(self._described(carry, type_) for carry, type_ in carries),
+            (*(self._described(carry, type_) for carry, type_ in carries), *held.carries),
             len(sequences),
             trips,
             self._gives(halt),
             over,
             halt,
             syntax.recompute,
+            syntax.stateful,
+            held.stores(len(carries)),
         )
+        if syntax.stateful:
+            starts = keep_state(around, self.name, described.carries, starts, narrow) or []
+            if not starts:
+                return False
         self._finish(described, [*starts, *sequences.values(), *(self._given(name) for name in rest)])
         return True
 
@@ -254,8 +238,8 @@ class _Builder:
             number = carry.credit.nodes[root.args[1]].value if called and len(root.args) == 2 else None
             span = carry.credit.span(carry.credit.root)
             name = head.value if head.kind == "name" else None
-            if name in ("backprop", "local") and not called:
-                rule = "local" if name == "local" else "backprop"
+            if name in ("backprop", "local", "eprop") and not called:
+                rule = "local" if name == "local" else "eprop" if name == "eprop" else "backprop"
             elif (
                 name == "truncate"
                 and isinstance(number, int)
@@ -268,8 +252,8 @@ class _Builder:
                     "E265", span, "`truncate(k)` says over how many steps gradients go back, 1 or more"
                 )
             else:
-                message = f"the credit of a carry is `backprop`, `truncate(k)` or `local`, not `{span.text}`"
-                fix = suggest(str(name or ""), ("backprop", "truncate", "local"))
+                message = f"the credit of a carry is `backprop`, `truncate(k)`, `local` or `eprop`, not `{span.text}`"
+                fix = suggest(str(name or ""), ("backprop", "truncate", "local", "eprop"))
                 self.sink.report("E265", span, message, fix=fix)
         return Carry(carry.name, type_, rule, every, carry.span)
 
@@ -299,19 +283,23 @@ class _Builder:
                 "E270", self.syntax.span, message, fix=f"give it a range: `dims: {{{trips}: 1..8}}`"
             )
             return False
-        nets = self.program.hypernets  # which are one instance, wherever they are used first
+        # These are one instance, wherever they are used first.
+        nets = {*self.program.hypernets, *self.program.memories.shared}
         for name, row in self.program.storage.items():
             if name not in known and row.stack is None and row.owner.partition(".")[0] not in nets:
                 self.program.storage[name] = replace(row, stack=(self.step.name, count))
         return True
 
     # -- the body
-    def _body(self, narrow: dict[str, Narrow], carries: list[tuple[CarrySyntax, TensorType]]) -> Any:
+    def _body(
+        self, narrow: dict[str, Narrow], carries: list[tuple[CarrySyntax, TensorType]], held: Held
+    ) -> Any:
         """Evaluate the statements of a step; how it halts, None, or `FAILED`."""
         from r2d2c.resolve.evaluate import Evaluator
 
         step, syntax = self.step, self.syntax
         ports = dict(step.names)
+        held.enter(step)
         evaluator = Evaluator(step, syntax.body)
         for statement in syntax.body.statements:
             evaluator.statement(statement)
@@ -343,7 +331,9 @@ class _Builder:
             if value is FAILED:
                 return FAILED
             halt = value
-        if not next_values(step, ports, [carry for carry, _ in carries], self.name):
+        own = [(carry.name, carry.span) for carry, _ in carries]
+        kept = [(carry.name, carry.origin) for carry in held.carries]
+        if not held.leave(step) or not next_values(step, ports, [*own, *kept], self.name):
             return FAILED
         if halt is None:
             return None

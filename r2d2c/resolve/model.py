@@ -9,22 +9,24 @@ from typing import Any
 from r2d2c.credit.record import CreditRule
 from r2d2c.credit.registry import rules as credit_rules
 from r2d2c.diagnostics import Sink, suggest
-from r2d2c.graph import Argument, Credit, Graph, Link, Loss, Metric, Node, Port, Region, Task, Value
+from r2d2c.graph import Argument, Credit, Graph, Link, Loss, Node, Region, Task, Value
 from r2d2c.ops.record import Op
 from r2d2c.resolve.credit import CreditBinder, build_behaviors
 from r2d2c.resolve.dims import declare_dims, port_types
 from r2d2c.resolve.evaluate import Evaluator
+from r2d2c.resolve.memories import Memories
 from r2d2c.resolve.order import order_tasks, reads
+from r2d2c.resolve.outputs import resolve_metric, resolve_outputs
 from r2d2c.resolve.program import Block, Program
 from r2d2c.resolve.region import RegionBuilder
-from r2d2c.resolve.results import FAILED, Failed, Forbidden, Placed, Unknown
+from r2d2c.resolve.results import Failed, Forbidden, Placed, Unknown
 from r2d2c.resolve.scopes import ModelScopes
+from r2d2c.resolve.state import check_names, resolve_states
 from r2d2c.resolve.step_ranges import has_own_weight, is_mapped
 from r2d2c.resolve.steps import mapped_loss
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Syntax
 from r2d2c.syntax.spec import BlockSyntax, LossSyntax, Spec, TaskSyntax
-from r2d2c.types import Named
 
 
 def resolve(
@@ -79,17 +81,18 @@ class _Resolver:
             self.program.blocks[name] = Block(block.signature, block.body, block.span)
 
     def _declare_instances(self) -> None:
-        """Loops and hypernets, by their names."""
+        """Loops, hypernets and memories, by their names."""
         spec = self.spec
         blocks = self.program.blocks
-        for name, span in [(n.name, n.span) for n in spec.hypernets] + [
-            (k.signature.name, k.span) for k in spec.loops
-        ]:
+        named = [(net.name, net.span) for net in spec.hypernets]
+        named += [(memory.name, memory.span) for memory in spec.memories]
+        for name, span in [*named, *((loop.signature.name, loop.span) for loop in spec.loops)]:
             if name in blocks:
                 also = [(blocks[name].span, "first here")]
                 self.sink.report("E211", span, f"the name `{name}` is used twice", also=also)
         self.program.loops = {loop.signature.name: loop for loop in spec.loops}
         self.program.hypernets = {net.name: net for net in spec.hypernets}
+        self.program.memories = Memories({memory.name: memory for memory in spec.memories})
 
     def _arguments(self) -> dict[str, Argument]:
         """What is given when the model runs: a width, and the dims with a range that no input shows."""
@@ -109,6 +112,7 @@ class _Resolver:
     def run(self, seed: int) -> Graph:
         spec = self.spec
         self._distinct_names()
+        check_names(self.program, spec)
         syntaxes = {task.name: task for task in spec.tasks}
         for name in order_tasks(spec, self.sink):
             self._behavior(syntaxes[name])
@@ -121,17 +125,22 @@ class _Resolver:
         for task in spec.tasks:
             self._teach(task)
         self._annotate_links()
-        outputs = self._outputs()
+        outputs = resolve_outputs(spec, self.scopes, self._finish_call)
+        kept, states = resolve_states(self.program, self.scopes, self.port_types, spec)
         # Last, when all that the upper tasks give is known.
         self.links = list(build_behaviors(self.links, self.rules, self.scopes))
-        metrics = tuple(m for m in map(self._metric, spec.metrics) if m is not None)
+        read = (resolve_metric(metric, spec, self.sink) for metric in spec.metrics)
+        metrics = tuple(metric for metric in read if metric is not None)
         program = self.program
         # Regions were finished before later readers exposed more of their values.
         for builder in self.scopes.builders.values():
             program.regions[builder.name] = builder.finish()
+        types = {**self.port_types, **(program.states.types if states else {})}
         main = self.main.finish()
         nodes = tuple(self._with_outputs(node) for node in main.nodes)
-        program.regions["model"] = Region("model", "model", main.inputs, tuple(outputs), nodes, main.origin)
+        program.regions["model"] = Region(
+            "model", "model", main.inputs, (*outputs, *kept), nodes, main.origin
+        )
         return Graph(
             spec.name,
             "resolved",
@@ -147,7 +156,8 @@ class _Resolver:
             dims=program.dims,
             ranges=program.ranges,
             arguments=self._arguments(),
-            types={self.main.port(name): type_ for name, type_ in self.port_types.items()},
+            types={self.main.port(name): type_ for name, type_ in types.items()},
+            states=states,
             seed=seed,
         )
 
@@ -163,6 +173,7 @@ class _Resolver:
         groups = (spec.inputs, spec.targets, spec.tasks, spec.losses, spec.hypernets)
         named = [(entry.name, entry.span) for group in groups for entry in group]
         named += [(loop.signature.name, loop.span) for loop in spec.loops]
+        named += [(memory.name, memory.span) for memory in spec.memories]
         for name, span in named:
             if name in seen:
                 also = [(seen[name], "first here")]
@@ -373,55 +384,3 @@ class _Resolver:
                 fix=suggest(name or "", known),
             )
         return found
-
-    # -- outputs and metrics
-    def _outputs(self) -> list[Port]:
-        ports = []
-        for output in self.spec.outputs:
-            syntax: Syntax = output.syntax
-            region = self.scopes.output(output.name)
-            evaluator = Evaluator(region, syntax)
-            evaluator.place = f"outputs.{output.name}"
-            result = evaluator.expression(syntax.root, output.name)
-            direct = self.scopes.direct(result)
-            if direct is not None:
-                ports.append(Port(output.name, direct))
-                continue
-            value = evaluator.as_value(Placed(result, evaluator.span(syntax.root)))
-            if value is not FAILED:
-                region.expose(output.name, value)
-                ports.append(Port(output.name, self._finish_call(region, output.span)))
-        return ports
-
-    def _metric(self, syntax: Syntax) -> Metric | None:
-        root = syntax.nodes[syntax.root]
-        span = syntax.span(syntax.root)
-        known = [
-            *(o.name for o in self.spec.outputs),
-            *(p.name for p in (*self.spec.inputs, *self.spec.targets)),
-        ]
-        if root.kind == "name":
-            return Metric(str(root.value), (), (), span)
-        if root.kind != "call" or syntax.nodes[root.args[0]].kind != "name":
-            self.sink.report("E416", span, "a metric is written `accuracy(output, target)`")
-            return None
-        args = []
-        for position in root.args[1:]:
-            name = syntax.dotted(position)
-            if name not in known:
-                self.sink.report(
-                    "E417",
-                    syntax.span(position),
-                    f"a metric compares outputs, targets and inputs; `{syntax.span(position).text}` is none",
-                    fix=suggest(name or "", known),
-                )
-                return None
-            args.append(str(name))
-        options = []
-        for key, position in root.keywords:
-            value = syntax.nodes[position].value
-            if not isinstance(value, (int, float, str)):
-                self.sink.report("E416", syntax.span(position), f"`{key}` of a metric is a number or a name")
-                return None
-            options.append((key, int(value) if isinstance(value, Named) else value))
-        return Metric(str(syntax.nodes[root.args[0]].value), tuple(args), tuple(options), span)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from r2d2c.diagnostics import Sink
 from r2d2c.graph import Argument, Region, Storage
 from r2d2c.ops.record import Op
+from r2d2c.resolve.memories import Memories
+from r2d2c.resolve.state import States
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Signature, Syntax
 from r2d2c.syntax.spec import HypernetSyntax, LoopSyntax
@@ -35,7 +37,9 @@ class Program:
     blocks: dict[str, Block] = field(default_factory=dict)
     loops: dict[str, LoopSyntax] = field(default_factory=dict)
     hypernets: dict[str, HypernetSyntax] = field(default_factory=dict)
+    memories: Memories = field(default_factory=Memories)
     arguments: dict[str, Argument] = field(default_factory=dict)
+    states: States = field(default_factory=States)
     # The storage that hypernets generate.
     generated: set[str] = field(default_factory=set)
     # Loops and hypernets that were reported, so that what uses them stays silent.

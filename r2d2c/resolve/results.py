@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from r2d2c.graph import Value
@@ -69,6 +69,35 @@ class LoopResult:
     def value(self) -> Value | None:
         """The value it stands for, if it is one."""
         return self.values.get(self.prefix or self.sole or "")
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRef:
+    """The word ``write``, where a spec has memories."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryResult:
+    """A memory at some place of a step. A shared one has no ages and no count.
+
+    each: what was computed of it so far, by name.
+    """
+
+    name: str
+    fields: Mapping[str, Value]
+    age: Value | None = None
+    count: Value | None = None
+    each: dict[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlotResult:
+    """One slot of a memory in every sample: ``m.newest``. read: gives a part of it; known: the parts that it has."""
+
+    memory: str
+    which: str
+    read: Callable[[str], Value]
+    known: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +172,12 @@ def kind_of(result: Any) -> str:
         return f"the hypernet `{result.name}`"
     if isinstance(result, LoopResult):
         return f"what the loop `{result.name}` gives"
+    if isinstance(result, MemoryResult):
+        return f"the memory `{result.name}`"
+    if isinstance(result, SlotResult):
+        return f"a slot of the memory `{result.memory}`"
+    if isinstance(result, WriteRef):
+        return "`write`"
     if isinstance(result, tuple):
         return "a tuple"
     if isinstance(result, (Path, Unknown, UnknownCall)):

@@ -40,7 +40,7 @@ class ModelScopes:
     # -- what crosses
     def main_value(self, port: str) -> Value:
         """The value in the main region that a port's name stands for."""
-        if port in self.inputs or port in self.targets:
+        if port in self.inputs or port in self.targets or self.main.program.states.hidden(port):
             return self.main.port(port)
         if port in self._losses:
             return self._losses[port].value

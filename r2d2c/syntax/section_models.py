@@ -86,7 +86,7 @@ class CarryModel(Model):
 
     value: Expression = Field(description="Its type and where it starts: `f32[B, S] = zeros`.")
     credit: Expression | None = Field(
-        None, description="What comes back over a step: `backprop`, `truncate(k)` or `local`."
+        None, description="What comes back over a step: `backprop`, `truncate(k)`, `local` or `eprop`."
     )
 
 
@@ -121,6 +121,10 @@ class LoopModel(Model):
         None,
         description="Compute the inside of a step again for its backward, and store only what is carried.",
     )
+    stateful: Flag | None = Field(
+        None,
+        description="What it carries is the model's state, which goes in and comes out: `model(x=x, state=s)`.",
+    )
     body: Expression = Field(description="The statements of one step.")
     doc: Text | None = Field(None, description="What the loop is for.")
 
@@ -137,6 +141,34 @@ class HypernetModel(Model):
     chunks: Expression | None = Field(None, description="Into how many parts a full generation is split.")
     normalise: Expression | None = Field(None, description="What is done to generated matrices.")
     doc: Text | None = Field(None, description="What the hypernet is for.")
+
+
+class MemoryModel(Model):
+    """A store of slots that a loop writes and reads; one for every sample, unless it is shared."""
+
+    slots: Expression = Field(description="How many slots it has: a number or a dim.")
+    fields: Annotated[dict[NameKey, Expression], Field(min_length=1)] = Field(
+        description="What a slot holds: `state: f32[S]`."
+    )
+    replace: Expression | None = Field(
+        None,
+        description="Which slot a write replaces: `argmin(surprise)` or of any expression of its fields and its `age`,"
+        " `argmax(…)`, `oldest`, `ring` or `random`.",
+    )
+    when: Expression | None = Field(
+        None, description="Whether it is written at all: `surprise > replaced.surprise`."
+    )
+    each_slot: Expression | None = Field(
+        None,
+        description="Statements that are computed for every slot, from its fields: `rep = cell(state, token)`.",
+    )
+    credit: Expression | None = Field(
+        None, description="What comes back to what was written: `local` (nothing), or `backprop`."
+    )
+    shared: Flag | None = Field(
+        None, description="One store for all samples, whose fields are trained; it is not written."
+    )
+    doc: Text | None = Field(None, description="What the memory is for.")
 
 
 class TrainModel(Model):
@@ -160,6 +192,10 @@ class TrainModel(Model):
     sizes: dict[NameKey, Expression] | None = Field(
         None,
         description="Run-time dims in training, such as `depth: 3`, or `depth: 1..4` for another one every batch.",
+    )
+    chunk: Annotated[int, Field(ge=1), BeforeValidator(whole(1))] | None = Field(
+        None,
+        description="Steps of a sequence in a learning pass: longer ones are learned in parts, and the state goes on.",
     )
     seed: Annotated[int, Field(ge=0), BeforeValidator(whole(0))] | None = Field(
         None, description="Where all random numbers come from."
@@ -235,6 +271,14 @@ SECTIONS: tuple[Section, ...] = (
         one="hypernet",
         record=sections.Hypernet,
         model=HypernetModel,
+    ),
+    Section(
+        "memories",
+        dict[NameKey, MemoryModel],
+        "Stores of slots that loops write and read.",
+        one="memory",
+        record=sections.Memory,
+        model=MemoryModel,
     ),
     Section(
         "loops",

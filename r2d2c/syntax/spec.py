@@ -75,6 +75,22 @@ class LoopSyntax:
     widths: list[Named] = field(default_factory=list)
     per_step: bool = False
     recompute: bool = False
+    stateful: bool = False
+
+
+@dataclass(slots=True)
+class MemorySyntax:
+    """A memory store. The values of ``fields`` are types."""
+
+    name: str
+    span: Span
+    slots: Syntax
+    fields: list[Named]
+    replace: Syntax | None = None
+    when: Syntax | None = None
+    each_slot: Syntax | None = None
+    credit: Syntax | None = None
+    shared: bool = False
 
 
 @dataclass(slots=True)
@@ -123,6 +139,7 @@ class Spec:
     targets: list[Named] = field(default_factory=list)
     blocks: list[BlockSyntax] = field(default_factory=list)
     hypernets: list[HypernetSyntax] = field(default_factory=list)
+    memories: list[MemorySyntax] = field(default_factory=list)
     loops: list[LoopSyntax] = field(default_factory=list)
     tasks: list[TaskSyntax] = field(default_factory=list)
     losses: list[LossSyntax] = field(default_factory=list)
@@ -205,6 +222,7 @@ def _parse_loops(document: Document, sink: Sink) -> list[LoopSyntax]:
                 widths,
                 loop.parameters == "per_step",
                 loop.recompute,
+                loop.stateful,
             )
         )
     return loops
@@ -222,6 +240,37 @@ def _parse_hypernets(document: Document, sink: Sink) -> list[HypernetSyntax]:
         if makes is not None:
             hypernets.append(HypernetSyntax(net.name, net.key.span, makes, options))
     return hypernets
+
+
+def _parse_field(region: Region, sink: Sink) -> TypeSyntax | None:
+    """The type of what a slot holds: one number needs no brackets, ``f32``."""
+    text = region.text.strip()
+    return (
+        TypeSyntax(text, (), Syntax(region.source, [])) if text.isidentifier() else parse_type(region, sink)
+    )
+
+
+def _parse_memories(document: Document, sink: Sink) -> list[MemorySyntax]:
+    def expression(scalar: YScalar | None) -> Syntax | None:
+        return parse_scalar(scalar, parse_expression, sink)  # type: ignore[no-any-return]
+
+    memories = []
+    for memory in document.memories:
+        slots = expression(memory.slots)
+        fields = [
+            Named(name, memory.key_of(name), parse_scalar(type_, _parse_field, sink))
+            for name, type_ in memory.fields.items()
+        ]
+        each_slot = parse_scalar(memory.each_slot, parse_body, sink)
+        rules = expression(memory.replace), expression(memory.when)
+        credit = expression(memory.credit)
+        if slots is None or any(entry.syntax is None for entry in fields):
+            continue
+        span = memory.key.span
+        memories.append(
+            MemorySyntax(memory.name, span, slots, fields, *rules, each_slot, credit, memory.shared)
+        )
+    return memories
 
 
 def parse_blocks(document: Document, sink: Sink) -> list[BlockSyntax]:
@@ -257,6 +306,7 @@ def parse_spec(document: Document, sink: Sink) -> Spec:
     spec.targets = many(document.targets, "value", parse_type)
     spec.blocks = parse_blocks(document, sink)
     spec.hypernets = _parse_hypernets(document, sink)
+    spec.memories = _parse_memories(document, sink)
     spec.loops = _parse_loops(document, sink)
     for task in document.tasks:
         spec.tasks.append(

@@ -54,6 +54,7 @@ def train(
     optimizer: str | None = None,
     schedule: str | None = None,
     split: float | None = None,
+    chunk: int | None = None,
     sizes: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
     credit: str | None = None,
@@ -73,6 +74,7 @@ def train(
     data: a source such as ``"digits"``, a `Dataset`, an iterable of batches (or a function that gives one),
         or a
         mapping of these by split; what the spec names if None.
+    chunk: how many steps of a sequence are learned at once; the model's state goes on to the next.
     sizes: of the model's arguments, such as ``{"depth": 3}`` or ``{"depth": "1..4"}`` for another one in every batch.
     settings, credit: see `r2d2c.load`. out: the run's folder, ``runs/NAME-NNN`` if None. callbacks: objects
     with methods of `r2d2c.train.events.Callback`. angles: write the angles to backprop's gradient (see
@@ -82,10 +84,11 @@ def train(
     changed = overrides(
         epochs=epochs, batch_size=batch_size, seed=seed, optimizer=optimizer, schedule=schedule, split=split
     )
+    changed += overrides(chunk=chunk)
     changed += overrides(**{f"sizes.{name}": value for name, value in (sizes or {}).items()})
     if resume is not None:
-        given = [batch_size, seed, optimizer, schedule, split, credit, limit_batches, out, sizes or None]
-        if spec is not None or settings or any(value is not None for value in given):
+        given = [batch_size, seed, optimizer, schedule, split, chunk, credit, limit_batches, out]
+        if spec is not None or settings or sizes or any(value is not None for value in given):
             refuse(
                 "E548", "a run is resumed as it was started: nothing but epochs, data and device can be given"
             )
@@ -128,6 +131,7 @@ def train(
             backend=backend,
             limit_batches=limit_batches,
             classes=loaded.classes,
+            shapes=loaded.bound.shapes,
         ).write(path)
         limits = Limits(limit_batches, checkpoint_every)
         bound = loaded.bound.to(place)

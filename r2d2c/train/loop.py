@@ -13,6 +13,7 @@ import torch
 
 from r2d2c.diagnostics import Sink
 from r2d2c.train.checkpoint import Checkpoint, pack_rng, unpack_rng
+from r2d2c.train.chunks import learn_batch
 from r2d2c.train.data import BoundData, Loader, stable_seed
 from r2d2c.train.data.bind import Split, TableSplit
 from r2d2c.train.events import Callbacks, EpochInfo, Progress, Start, StepInfo
@@ -80,7 +81,7 @@ class Trainer:
         self.sums = Sums(self.losses, self.device)
         self.spread = Spread(model)
         self.monitor = self._monitor()
-        self.epoch = self.batch = self.lines = 0
+        self.epoch = self.batch = self.batches = self.lines = 0
         self.seconds = 0.0
         self.best: dict[str, Any] | None = None
         self.finished = False
@@ -190,14 +191,13 @@ class Trainer:
         self._end_epoch()
 
     def _learn(self, batch: Batch) -> None:
-        losses: dict[str, torch.Tensor] = {}
-        sizes: dict[str, Any] = dict(self.settings.sizes_at(self.model._step)) if self.settings.sizes else {}
-        for number, visit in enumerate(self.model.visits(**batch, **sizes)):
-            losses.update(visit.losses)
-            self.stepper.after(number)
+        settings = self.settings
+        sizes = settings.sizes_at(self.model._step) if settings.sizes else {}
+        losses = learn_batch(self.model, self.stepper, batch, sizes, settings.chunks)
         self.stepper.after_batch()
         self._recent.append(self.sums.add(losses, size_of(batch)))
         self.batch += 1
+        self.batches += 1
         if self.callbacks.wants("on_step"):
             self.callbacks("on_step", StepInfo(self.epoch, self.batch, self.model._step, losses))
 
@@ -364,6 +364,7 @@ class Trainer:
             "epoch": self.epoch,
             "batch": self.batch,
             "step": self.model._step,
+            "batches": self.batches,
             "epochs": self.settings.epochs,
             "lines": self.lines,
             "sums": self.sums.state(),
@@ -385,7 +386,8 @@ class Trainer:
         self.stepper.zero_grad()
         # With more epochs than before, a schedule that ends with them has to be another one.
         same = state["epochs"] == self.settings.epochs
-        done = state["step"] if self.stepper.per_batch else state["epoch"]
+        self.batches = state["batches"] if "batches" in state else state["step"]
+        done = self.batches if self.stepper.per_batch else state["epoch"]
         self.stepper.unpack(checkpoint.optimizers, state["schedule"] if same else None, done)
         self.model._step = state["step"]
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]

@@ -123,7 +123,7 @@ class Spread:
     """How far the representatives of a batch lie apart: see `Width`."""
 
     def __init__(self, model: Model) -> None:
-        graph = model._training_graph
+        graph, self._model = model._training_graph, model
         found: dict[str, Value] = {}
         for node in graph.body.nodes:
             # The leaves of representatives, as losses see them; `@k` marks a copy for another visit.
@@ -148,7 +148,8 @@ class Spread:
         if not self.names or size_of(batch) < 2:
             return {}
         with torch.no_grad():
-            values = self._run(*(batch[name] for name in self._inputs), *self._numbers)
+            given = self._model._complete(batch) if self._model.graph.states else batch
+            values = self._run(*(given[name] for name in self._inputs), *self._numbers)
         named = zip(self.names, values, strict=True)
         return {name: _width(value) for name, value in named if value.dim() and value.is_floating_point()}
 

@@ -16,7 +16,7 @@ def data_ports(graph: Graph, names: Sequence[str] | None = None) -> dict[str, Po
     """The dtype and sizes of each port (of those in ``names``); None is a size that only a batch tells."""
     found: dict[str, Port] = {}
     for port in graph.body.inputs:
-        if names is None or port.name in names:
+        if port.name not in graph.hidden and (names is None or port.name in names):
             type_ = graph.types[port.value]
             found[port.name] = (
                 type_.dtype,
@@ -90,5 +90,5 @@ def _candidates(port: str, dataset: Dataset) -> list[str]:
 
 
 def input_names(graph: Graph) -> list[str]:
-    """The inputs of the composed model: all ports but the targets."""
-    return [port.name for port in graph.body.inputs if port.name not in graph.targets]
+    """The inputs of the composed model that data is for: all ports but the targets and the state."""
+    return [p.name for p in graph.body.inputs if p.name not in graph.targets and p.name not in graph.hidden]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
+from r2d2c.train.data.vocabulary import Vocabulary
 from r2d2c.train.metrics import METRICS
 from r2d2c.train.ports import input_names
 
@@ -24,7 +25,8 @@ _SHAPES = {metric.name: metric.shape for metric in METRICS}
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """outputs: arrays ``[N, ...]``. classes: for outputs that are logits, the name of the likeliest class.
+    """outputs: arrays ``[N, ...]``. classes: for outputs that are logits, the name of the likeliest class; where that is
+    a character at every step, the text.
 
     split and row: where each sample stood in the data.
     """
@@ -84,20 +86,25 @@ def run_model(
             with torch.no_grad():
                 outputs = model(**{name: batch[name] for name in inputs}, **(sizes or {}))
             size = len(next(iter(batch.values())))
-            for name, value in outputs.items():
+            for name, arrays in found.items():
+                value = outputs[name]
                 # An output that does not depend on the sample is the same for all of them.
                 value = value if value.dim() and len(value) == size else value.expand(size, *value.shape)
                 value = value.float() if value.dtype == torch.bfloat16 else value
-                found[name].append(value.cpu().numpy())
+                arrays.append(value.cpu().numpy())
             rows += range(count, count + size)
             splits += [split] * size
             count += size
-    arrays = {name: numpy.concatenate(values) for name, values in found.items()}
+    results = {name: numpy.concatenate(values) for name, values in found.items()}
     names: dict[str, Any] = {}
-    for name in _logits(model, arrays, classes):
+    for name in _logits(model, results, classes):
         assert classes is not None
-        names[name] = numpy.asarray(classes)[arrays[name].argmax(-1)]
-    return Predictions(arrays, names, numpy.asarray(splits), numpy.asarray(rows))
+        likeliest = results[name].argmax(-1)
+        names[name] = numpy.asarray(classes)[likeliest]
+        vocabulary = Vocabulary.of(classes, len(classes))
+        if likeliest.ndim == 2 and vocabulary.classes is not None:  # a sequence of characters is a text
+            names[name] = numpy.asarray([vocabulary.text(row) for row in likeliest.tolist()])
+    return Predictions(results, names, numpy.asarray(splits), numpy.asarray(rows))
 
 
 def _logits(model: Model, arrays: Mapping[str, Any], classes: tuple[str, ...] | None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ class Origin:
     """How a run was started, beside its spec: ``run.json``.
 
     folder: the spec's folder, seen from the run's. data: the source, if it was not the spec that named it.
+    classes: of the data's `y`; of a text, its characters. shapes: of a sample of train, by port.
     """
 
     spec: str = ""
@@ -34,6 +35,7 @@ class Origin:
     backend: str = "eager"
     limit_batches: int | None = None
     classes: tuple[str, ...] | None = None
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Origin:

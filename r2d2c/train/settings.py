@@ -24,6 +24,7 @@ from r2d2c.syntax.expressions import parse_expression
 from r2d2c.syntax.spec import parse_scalar
 from r2d2c.syntax.yaml_nodes import YMap
 from r2d2c.train.calls import Call, constant, read_calls
+from r2d2c.train.chunks import Chunks, read_chunks
 from r2d2c.train.data.plan import stable_seed
 from r2d2c.train.metrics import Metric, find_metric
 from r2d2c.train.optimizers import OptimizerRecord, check_optimizer
@@ -62,6 +63,7 @@ class Settings:
     """split: the share of the training data that is held out for validation where the data has none.
     rates: the factor on the learning rate of every parameter that has one, by its name.
     sizes: of arguments of the model, the numbers that one is drawn of for every batch.
+    chunks: into which parts a sequence is cut for learning.
     """
 
     data: str | None
@@ -78,6 +80,7 @@ class Settings:
     clip: float | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
     sizes: Mapping[str, Sequence[Number]] = field(default_factory=dict)
+    chunks: Chunks | None = None
 
     def sizes_at(self, step: int) -> dict[str, Number]:
         """The sizes of a learning pass, which depend on nothing but the seed and its number."""
@@ -105,6 +108,7 @@ def read_settings(checked: Checked, sink: Sink) -> Settings | None:
     split = _split(parsed("split"), dims, sink)
     factors = read_rates(checked, sink)
     sizes = _sizes(checked, sink)
+    chunks = read_chunks(checked, sink)
     if any(d.severity == "error" for d in sink.diagnostics[before:]) or record is None:
         return None
 
@@ -126,6 +130,7 @@ def read_settings(checked: Checked, sink: Sink) -> Settings | None:
         split=split,
         rates=factors,
         sizes=sizes,
+        chunks=chunks,
     )
 
 

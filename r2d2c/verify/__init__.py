@@ -18,9 +18,11 @@ from r2d2c.verify.context import Check, Context
 from r2d2c.verify.credit import check_default, check_gradients, check_links
 from r2d2c.verify.dead import check_dead
 from r2d2c.verify.distillation import check_distillation
+from r2d2c.verify.eprop import check_eprop
 from r2d2c.verify.inference import check_outputs
 from r2d2c.verify.learning import check_losses, check_parameters, check_weights
 from r2d2c.verify.loops import check_loop_values, check_loops
+from r2d2c.verify.memories import check_memories
 from r2d2c.verify.metrics import check_metrics
 from r2d2c.verify.sizes import check_sizes
 from r2d2c.verify.teaching import check_classes, check_teach
@@ -40,6 +42,8 @@ CHECKS: tuple[Check, ...] = (
     Check("dims and blocks that nobody uses", check_names),
     # What runs again and again.
     Check("carries and halting of loops", check_loops),
+    Check("memories that nobody reads", check_memories),
+    Check("eligibility traces", check_eprop),
     # What learns, and from what.
     Check("weights of losses", check_weights),
     Check("losses that train nothing", check_losses),

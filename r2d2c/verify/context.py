@@ -12,6 +12,7 @@ from r2d2c.diagnostics import Sink
 from r2d2c.graph import Graph, Loss, Node, Region, Value
 from r2d2c.ops.record import Op
 from r2d2c.passes.credit import AttachCredit, active_losses
+from r2d2c.passes.eprop import cut_recurrence
 from r2d2c.passes.inline import flatten
 from r2d2c.passes.layers import Rewire, owners_of
 from r2d2c.passes.reach import Cone, Reach
@@ -95,7 +96,7 @@ class Context:
 
     @cached_property
     def training(self) -> Graph:
-        flat = flatten(self.attached)
+        flat = cut_recurrence(flatten(self.attached))
         return Rewire(flat, self.rules, self.ops, owners_of(self.graph)).run()
 
     @cached_property

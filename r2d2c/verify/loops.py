@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from r2d2c.graph import Node, Region, Value, walk
-from r2d2c.loops import Given, Loop, loop_of
+from r2d2c.loops import Given, Loop, loop_of, one_axis
 from r2d2c.source import Span
 from r2d2c.syntax.spec import LoopSyntax
-from r2d2c.types import DimLike, TensorType
+from r2d2c.types import TensorType
 from r2d2c.verify.context import Context
 
 # What gives numbers outside of 0..1, so that no probability comes out of it.
@@ -155,20 +155,13 @@ def _for_every_sample(c: Context, used: _Used) -> None:
             origin = origin or origins.get(step.outputs[given.port].value.node)
             _no_samples(c, used, _shown(used, given), type_, origin)
     for port in step.inputs:
-        if not _one_axis(types[port.value], samples):
+        if not one_axis(types[port.value], samples):
             _no_samples(c, used, port.name, types[port.value], used.syntax.span)
 
 
 def _shown(used: _Used, given: Given) -> str:
     name = used.step.outputs[given.port].name
     return name if given.kind == "last" else f"{name}.{given.kind}"
-
-
-def _one_axis(type_: TensorType, samples: DimLike) -> bool:
-    """Whether a value has samples along one axis, or is the same for all."""
-    assert not isinstance(samples, int)
-    mentions = [dim for dim in type_.dims if not isinstance(dim, int) and dim.symbols() & samples.symbols()]
-    return not mentions or mentions == [samples]
 
 
 def _no_samples(c: Context, used: _Used, name: str, type_: TensorType, origin: Span | None) -> None:

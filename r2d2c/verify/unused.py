@@ -8,7 +8,7 @@ from r2d2c.credit.options import options
 from r2d2c.graph import Node, Region, Value
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Statement, Syntax
-from r2d2c.syntax.spec import LoopSyntax, Spec
+from r2d2c.syntax.spec import LoopSyntax, MemorySyntax, Spec
 from r2d2c.verify.context import Context
 
 
@@ -133,6 +133,10 @@ def check_names(c: Context) -> None:
         if net.name not in written:
             message = f"the hypernet `{net.name}` is never used"
             c.sink.report("W452", net.span, message, fix="use it, or remove it")
+    for memory in spec.memories:
+        if memory.name not in written:
+            message = f"the memory `{memory.name}` is never used"
+            c.sink.report("W452", memory.span, message, fix="use it, or remove it")
     _parameters(c)
 
 
@@ -154,6 +158,7 @@ def _syntaxes(spec: Spec) -> Iterator[Syntax]:
         [syntax for block in spec.blocks for syntax in (block.signature.syntax, block.body)],
         [syntax for loop in spec.loops for syntax in _in_loop(loop)],
         [syntax for net in spec.hypernets for syntax in (net.makes, *net.options.values())],
+        [syntax for memory in spec.memories for syntax in _in_memory(memory)],
         [s for t in spec.tasks for s in (t.behavior, t.representative, t.distance, t.teach, t.weight)],
         [syntax for loss in spec.losses for syntax in (loss.value, loss.body, loss.weight)],
         [syntax for loss in spec.losses for syntax in loss.steps or ()],
@@ -165,6 +170,12 @@ def _syntaxes(spec: Spec) -> Iterator[Syntax]:
         for syntax in group:
             if syntax is not None:
                 yield syntax
+
+
+def _in_memory(memory: MemorySyntax) -> Iterator[Syntax | None]:
+    yield from (memory.slots, memory.replace, memory.when, memory.each_slot)
+    for entry in memory.fields:
+        yield entry.syntax.syntax
 
 
 def _in_loop(loop: LoopSyntax) -> Iterator[Syntax | None]:

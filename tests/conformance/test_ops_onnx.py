@@ -39,7 +39,7 @@ NO_FLOAT64 = {
 NO_BFLOAT16 = {
     "floor_divide", "sin", "cos", "round", "topk", "sort", "conv1d", "conv2d", "conv_transpose2d", "bilinear", "einsum",
     "feedback_conv1d", "feedback_conv2d", "feedback_conv_transpose2d", "max_pool1d", "max_pool2d", "avg_pool1d",
-    "avg_pool2d",
+    "avg_pool2d", "top_slots", "nearest",
 }  # fmt: skip
 # Examples to hold against torch.onnx.export, a few only: it takes seconds a model.
 ORACLE = (

@@ -16,7 +16,8 @@ def test_unknown_source() -> None:
     assert diagnostic.fix is not None
     assert diagnostic.fix.text == "did you mean `digits`?"
     assert diagnostic.notes == (
-        "data sources: digits, digits_and_tables, fashion_mnist, idx:FOLDER, npz:FILE, csv:FILE, text:FILE, parity, random",
+        "data sources: digits, digits_and_tables, fashion_mnist, idx:FOLDER, npz:FILE, csv:FILE, text:FILE, parity, "
+        "delayed_copy, two_symbols, adding, recall, random",
     )
     fix = refused("wine.csv").fix
     assert fix is not None

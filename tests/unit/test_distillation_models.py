@@ -77,8 +77,11 @@ def test_a_trace_and_a_plan() -> None:
     assert all(torch.equal(trace.losses[name], losses[name]) for name in losses)
     each = [trace.values[f"early.mse@{k}"] for k in (1, 2, 3)]
     near(losses["early"], torch.stack(each).mean(), "the mean over the steps")
-    loops = {(row.name, row.steps) for row in plan(model.spec, rules(model.spec.rules)).loops}
-    assert loops == {("refine", 4), ("early.each", 3), ("both.each", 4)}
+    loops = plan(model.spec, rules(model.spec.rules), width=0.5).loops
+    assert {(row.name, row.steps) for row in loops} == {("refine", 4), ("early.each", 3), ("both.each", 4)}
+    # One run for each width that losses ask for, and the model's own; the losses have no width.
+    assert sorted(row.width for row in loops if row.width is not None) == [0.25, 0.5, 0.5]
+    assert all((row.width is None) == (row.name != "refine") for row in loops)
 
 
 def test_an_epoch_of_training(tmp_path: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import r2d2c
+from r2d2c.lower import recompute as recomputing
 from tests.unit.loop_oracle import Params, batch, compare, compiled, spec
 
 TWO = """
@@ -148,7 +150,8 @@ def test_a_stop_in_the_body() -> None:
         compare(model, body, batch(), depth)
 
 
-def test_a_value_that_swaps_its_place_at_every_step() -> None:
+@pytest.mark.parametrize("recompute", ["", "  recompute: true\n"])
+def test_a_value_that_swaps_its_place_at_every_step(recompute: str) -> None:
     """What the last value depends on differs between even and odd depths: wiring and gradients know both."""
     loop = """
 refine(data):
@@ -161,7 +164,7 @@ refine(data):
     a = b
     b = t * 0.5
 """
-    text = spec(loop, "r = refine(x)\nout = r.a").replace("depth: 1..8", "depth: 2..4")
+    text = spec(loop + recompute, "r = refine(x)\nout = r.a").replace("depth: 1..8", "depth: 2..4")
     model = compiled(text)
     for depth in (2, 3, 4):
 
@@ -264,13 +267,32 @@ outer(data):
 
 def test_recompute_is_the_same_to_the_last_bit() -> None:
     grads = []
-    for recompute in ("false", "true"):
-        model = compiled(spec(RANDOM.replace("RECOMPUTE", recompute), "r = refine(x)\nout = r.z"))
+    for again in ("false", "true"):
+        model = compiled(spec(RANDOM.replace("RECOMPUTE", again), "r = refine(x)\nout = r.z"))
         model.learn(**batch(), depth=5)
         model.learn(**batch(), depth=3)
         grads.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in grads[0].items():
         assert gradient is not None and torch.equal(gradient, grads[1][name]), name
+
+
+def test_recompute_frees_what_a_step_gives_again_before_its_gradients() -> None:
+    given: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+
+    def step(x: Tensor) -> tuple[Tensor]:
+        h = x.sin()
+        if h.requires_grad:
+            h.register_hook(lambda _: alive.append(given[-1]() is not None))
+        y = h + 1
+        given.append(weakref.ref(y))
+        return (y,)
+
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    (y,) = recomputing.recompute(step, x)
+    y.square().sum().backward()
+    assert len(given) == 2 and alive == [False]
+    torch.testing.assert_close(x.grad, 2 * (x.sin() + 1) * x.cos())
 
 
 # -- the model as torch has it

@@ -197,8 +197,8 @@ def test_one_file_at_every_length(length: int) -> None:
 def test_nothing_is_unrolled() -> None:
     model = onnx.load_from_string(File(compiled(OVER)).data)
     counts = [node.op_type for node in model.graph.node]
-    assert counts.count("Loop") == 1 and "Tanh" not in counts
-    (loop,) = [node for node in model.graph.node if node.op_type == "Loop"]
+    assert counts.count("Scan") == 1 and "Loop" not in counts and "Tanh" not in counts
+    (loop,) = [node for node in model.graph.node if node.op_type == "Scan"]
     body = loop.attribute[0].g
     assert [node.op_type for node in body.node].count("Tanh") == 1
     assert [v.name for v in model.graph.input] == ["x"]
@@ -257,7 +257,8 @@ def test_halting_within_an_argument_and_within_a_loop() -> None:
     file = File(compiled(text))
     for depth in (1, 3, 6):
         file.same(x=x(7, 4, 5), depth=depth)
-    assert str(onnx.load_from_string(file.data)).count('op_type: "Loop"') == 2
+    shown = str(onnx.load_from_string(file.data))
+    assert shown.count('op_type: "Loop"') == shown.count('op_type: "Scan"') == 1
 
 
 # -- what loops are made of
@@ -398,7 +399,7 @@ def test_inspect_shows_loops(tmp_path: Path) -> None:
     found = inspect_model(tmp_path / "m.onnx")
     assert found.defaults == {"depth": 2, "width": 1}
     assert found.loops.keys() == {"outer", "inner"} and found.loops["inner"]["Tanh"] == 1
-    assert found.loops["outer"]["Loop"] == 1 and found.ops["Loop"] == 2
+    assert found.loops["outer"]["Loop"] == 1 and found.ops["Loop"] == found.ops["Scan"] == 1
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert "depth: i64[] = 2" in found.text() and "width: f32[] = 1" in found.text()
     assert re.search(r"inner: .*Tanh 1.* in a step", found.text())

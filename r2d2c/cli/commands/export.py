@@ -39,6 +39,13 @@ def command(
         Literal["best", "last"],
         typer.Option("--checkpoint", help="Which one of a run; the best if there is one."),
     ] = "best",
+    step: Annotated[
+        bool,
+        typer.Option(
+            "--step",
+            help="Write one step of a model with a state: one element of a sequence goes in and out.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE.onnx if it exists.")] = False,
     settings: SetOption = None,
     credit: CreditOption = None,
@@ -57,7 +64,12 @@ def command(
     path = source / "spec.yaml" if run is not None else source
     checked = load(path, with_credit(settings, credit), plugins)
     write_onnx(
-        checked, (run, checkpoint) if run is not None else None, out, overwrite=force, tolerance=tolerance
+        checked,
+        (run, checkpoint) if run is not None else None,
+        out,
+        overwrite=force,
+        tolerance=tolerance,
+        step=step,
     )
 
 
@@ -68,6 +80,7 @@ def write_onnx(
     *,
     overwrite: bool,
     tolerance: float | None = None,
+    step: bool = False,
 ) -> None:
     """Compile, load a run's parameters if there is one, and export."""
     from r2d2c.api import compile
@@ -78,7 +91,7 @@ def write_onnx(
         _load_parameters(model, *run)
     export = find_backend("onnx").export
     assert export is not None
-    options: dict[str, Any] = {"overwrite": overwrite}
+    options: dict[str, Any] = {"overwrite": overwrite, "step": step}
     if tolerance is not None:
         options["tolerance"] = tolerance
     print(export(model, out, **options).text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,7 +25,7 @@ from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
     from r2d2c.diagnostics import Sink
-    from r2d2c.plan import Plan
+    from r2d2c.plan import LoopPlan, Plan
 
 
 def command(
@@ -62,7 +63,7 @@ def command(
     numbers = check_sizes(graph, {k: Given(text) for k, text in given.items()}, sink, others=others)
     sink.stop_on_errors()
     sizes = {name: value for name, value in numbers.items() if isinstance(value, int) and name != "width"}
-    found = plan(checked, rules(checked.rules), batch, sizes)
+    found = plan(checked, rules(checked.rules), batch, sizes, numbers.get("width"))
     most = None if limit is None else _bytes(limit)
     if most is not None:
         _within(found, most, sink)
@@ -152,7 +153,7 @@ def _show_loops(plan: Plan) -> None:
     heading("loops")
     rows = [
         (
-            loop.name,
+            _named(loop),
             loop.within,
             f"{'at most ' if loop.halts else ''}{loop.steps:,}",
             f"{loop.flops:,}",
@@ -165,6 +166,13 @@ def _show_loops(plan: Plan) -> None:
     columns = ("loop", "in", "steps", "FLOPs a step and sample", "stored a step", "stored", "recompute")
     print_table(columns, rows, "llrrrrl")
     print()
+
+
+def _named(loop: LoopPlan) -> str:
+    """A loop, with its width where it has one."""
+    if loop.width is None:
+        return loop.name
+    return f"{loop.name}, width {Fraction(loop.width).limit_denominator(1000)}"
 
 
 def _show_generated(plan: Plan) -> None:
@@ -216,6 +224,7 @@ def _json(plan: Plan) -> dict[str, Any]:
                 "stored_bytes_per_step": loop.stored,
                 "stored_bytes": loop.bytes,
                 "recompute": loop.recompute,
+                "width": loop.width,
             }
             for loop in plan.loops
         ],

@@ -53,6 +53,12 @@ def command(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Samples in a batch.", show_default=False)
     ] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Steps of a sequence in a learning pass; the state goes on.", show_default=False
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of first weights, order and noise.", show_default=False)
     ] = None,
@@ -93,6 +99,7 @@ def command(
         given = {
             "--out": out,
             "--batch-size": batch_size,
+            "--chunk": chunk,
             "--seed": seed,
             "--size": sizes,
             "--set": settings,
@@ -118,6 +125,7 @@ def command(
             epochs=epochs,
             batch_size=batch_size,
             seed=seed,
+            chunk=chunk,
             sizes=sizes,
             settings=with_credit(settings, credit),
             plugins=plugins or (),

@@ -81,6 +81,12 @@ class BoundData:
     def test(self) -> Split | None:
         return self.splits.get("test")
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of a sample of train for each port; a stream of batches does not tell."""
+        table = self.train
+        return {p: c.shape for p, c in table.columns.items()} if isinstance(table, TableSplit) else {}
+
     def to(self, device: torch.device | str) -> BoundData:
         return replace(self, splits={name: split.to(device) for name, split in self.splits.items()})
 

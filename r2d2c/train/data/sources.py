@@ -5,19 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from r2d2c.diagnostics import suggest
+from r2d2c.train.data.adding import ADDING
 from r2d2c.train.data.csv_file import CSV
 from r2d2c.train.data.dataset import Dataset
+from r2d2c.train.data.delayed_copy import DELAYED_COPY
 from r2d2c.train.data.digits import DIGITS
 from r2d2c.train.data.digits_and_tables import BOTH
 from r2d2c.train.data.idx import FASHION, IDX
 from r2d2c.train.data.npz import NPZ
 from r2d2c.train.data.parity import PARITY
 from r2d2c.train.data.random import RANDOM
+from r2d2c.train.data.recall import RECALL
 from r2d2c.train.data.source import DataContext, DataSource
 from r2d2c.train.data.text_file import TEXT
+from r2d2c.train.data.two_symbols import TWO_SYMBOLS
 from r2d2c.train.refuse import refuse
 
-SOURCES: tuple[DataSource, ...] = (DIGITS, BOTH, FASHION, IDX, NPZ, CSV, TEXT, PARITY, RANDOM)
+SOURCES: tuple[DataSource, ...] = (
+    DIGITS,
+    BOTH,
+    FASHION,
+    IDX,
+    NPZ,
+    CSV,
+    TEXT,
+    PARITY,
+    DELAYED_COPY,
+    TWO_SYMBOLS,
+    ADDING,
+    RECALL,
+    RANDOM,
+)
 
 _ENDINGS = {".csv": "csv", ".tsv": "csv", ".npz": "npz", ".txt": "text"}
 

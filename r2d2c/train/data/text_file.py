@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2d2c.train.data.dataset import Column, Dataset, Table
-from r2d2c.train.data.source import DataContext, DataSource, split_options, whole_number
+from r2d2c.train.data.source import DataContext, DataSource, fraction, split_options, whole_number
 from r2d2c.train.refuse import refuse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-OPTIONS = {"length": "characters of one sample, T (64)"}
+OPTIONS = {
+    "length": "characters of one sample, T (64)",
+    "split": "the part at the start that is train; the rest is validation, then test, half each (0.9)",
+    "unit": "`character`, or `byte`: then any file will do, and there are 256 ids (character)",
+}
 UNKNOWN = "\ufffd"
+BYTES = tuple(f"0x{byte:02x}" for byte in range(256))
 
 
 def read_utf8(path: Path, context: DataContext) -> str:
@@ -44,38 +49,66 @@ def read_utf8(path: Path, context: DataContext) -> str:
 def open_text(argument: str, context: DataContext) -> Dataset:
     """``x`` i64[N, T] and ``y`` i64[N, T], the characters one further on; split 90/5/5 without shuffling.
 
-    The vocabulary is that of the train part, sorted, and after it one id for every character not seen there.
+    The vocabulary is that of the train part, sorted, and after it one id for every character not seen there; of bytes
+    it is all 256, `BYTES`.
     """
     import numpy
 
     argument, options = split_options(argument, OPTIONS, context)
-    length = whole_number(options, "length", 64, context)
+    length, share = whole_number(options, "length", 64, context), fraction(options, "split", 0.9, context)
+    unit = options.get("unit", "character")
+    if unit not in ("character", "byte"):
+        refuse("E502", f"option `unit` must be `character` or `byte`, not `{unit}`", context.span)
     path = context.file(context.path(argument, "text:"))
-    # Line ends are made one character, so that a text is the same data on every system.
-    text = read_utf8(path, context).removeprefix("\ufeff").replace("\r\n", "\n")
-    points = numpy.frombuffer(text.encode("utf-32-le"), numpy.uint32)
-    cuts = [0, len(points) * 90 // 100, len(points) * 95 // 100, len(points)]
-    vocabulary = numpy.unique(points[: cuts[1]])
-    if cuts[2] - cuts[1] <= length or cuts[3] - cuts[2] <= length:
+    points = _bytes(path, context) if unit == "byte" else _characters(path, context)
+    held = round(len(points) * (1 - share) / 2)
+    cuts = [0, len(points) - 2 * held, len(points) - held, len(points)]
+    if held <= length or cuts[1] <= length:
         refuse(
             "E516",
-            f"{path} has {len(points):,} characters, too few for samples of {length}",
+            f"{path} has {len(points):,} {unit}s, too few for samples of {length}",
             context.span,
-            notes=["validation and test are 5 % each, and need more characters than one sample has"],
+            notes=[
+                f"train, validation and test have {cuts[1]:,}, {held:,} and {held:,}; each needs more than one sample has"
+            ],
             fix="ask for shorter samples: ?length=16",
         )
-    classes = (*(chr(int(point)) for point in vocabulary), UNKNOWN)
-    train, validation, test = (_windows(points[a:b], vocabulary, length, classes) for a, b in pairwise(cuts))
-    notes = (
-        f"{len(points):,} characters, {len(vocabulary)} different ones in train, the last id is for others",
-    )
-    return Dataset(f"text:{argument}", train, validation, test, "characters, to predict the next", notes)
+    seen = numpy.unique(points[: cuts[1]])
+    ids, classes = points, BYTES
+    if unit == "character":
+        ids, classes = _ids(points, seen), (*(chr(int(point)) for point in seen), UNKNOWN)
+    train, validation, test = (_windows(ids[a:b], length, classes) for a, b in pairwise(cuts))
+    others = "" if unit == "byte" else ", the last id is for others"
+    notes = (f"{len(points):,} {unit}s, {len(seen)} different ones in train{others}",)
+    return Dataset(f"text:{argument}", train, validation, test, f"{unit}s, to predict the next", notes)
+
+
+def _characters(path: Path, context: DataContext) -> NDArray[Any]:
+    import numpy
+
+    # Line ends are made one character, so that a text is the same data on every system.
+    text = read_utf8(path, context).removeprefix("\ufeff").replace("\r\n", "\n")
+    return numpy.frombuffer(text.encode("utf-32-le"), numpy.uint32)
+
+
+def _bytes(path: Path, context: DataContext) -> NDArray[Any]:
+    import numpy
+
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        refuse("E503", f"cannot read {path}: {error.strerror or error}", context.span)
+    if not raw:
+        refuse("E506", f"{path} is empty", context.span)
+    return numpy.frombuffer(bytearray(raw), numpy.uint8)
 
 
 def encode(text: str, classes: tuple[str, ...]) -> NDArray[Any]:
-    """i64[len(text)]: the ids of a text in the vocabulary of a text data set (its ``classes``)."""
+    """i64[len(text)], of bytes [their number]: a text in the vocabulary of a text data set (its ``classes``)."""
     import numpy
 
+    if classes == BYTES:
+        return numpy.frombuffer(text.encode(), numpy.uint8).astype(numpy.int64)
     vocabulary = numpy.array([ord(name) for name in classes[:-1]], numpy.uint32)
     return _ids(numpy.frombuffer(text.encode("utf-32-le"), numpy.uint32), vocabulary).astype(numpy.int64)
 
@@ -90,9 +123,8 @@ def _ids(points: NDArray[Any], vocabulary: NDArray[Any]) -> NDArray[Any]:
     return numpy.where(known, at, len(vocabulary)).astype(small)
 
 
-def _windows(points: NDArray[Any], vocabulary: NDArray[Any], length: int, classes: tuple[str, ...]) -> Table:
+def _windows(ids: NDArray[Any], length: int, classes: tuple[str, ...]) -> Table:
     """Windows that do not overlap; x and y are views of the same ids."""
-    ids = _ids(points, vocabulary)
     count = (len(ids) - 1) // length
     x = ids[: count * length].reshape(count, length)
     y = ids[1 : count * length + 1].reshape(count, length)
@@ -102,7 +134,7 @@ def _windows(points: NDArray[Any], vocabulary: NDArray[Any], length: int, classe
 TEXT = DataSource(
     name="text",
     doc="the characters of a text, to predict the next one",
-    usage="text:FILE[?length=64]",
+    usage="text:FILE[?length=64&split=0.9&unit=byte]",
     open=open_text,
     options=OPTIONS,
 )

@@ -1,0 +1,344 @@
+"""Running a loop with memories in phases: what is kept of the slots while the carries go from step to step.
+
+See `slots` for what an entry is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from r2d2c.graph import Region, Value
+from r2d2c.lower.parts import Part, Source
+from r2d2c.lower.independent import BATCH, slice_of
+from r2d2c.lower.readout import Readout, at_first, over_steps
+from r2d2c.lower.slots import AS_SAMPLES, Memory, Rep, by_sample, lower_each
+
+if TYPE_CHECKING:
+    from r2d2c.lower.builder import FxBuilder
+
+Tensors = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What entries are computed to: a function, and the reps that it gives, with their numbers in the loop."""
+
+    part: Part
+    reps: tuple[tuple[int, Rep], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The memories of a loop that runs in phases: what carries need of the slots of each, and what the rest needs.
+
+    The first ``count`` reps are values of slots, the others those of ``readouts``, whose ``weights`` are in the rest.
+    """
+
+    memories: tuple[Memory, ...]
+    readouts: tuple[Readout, ...]
+    live: tuple[Computed | None, ...]
+    each: tuple[Computed | None, ...]
+    count: int
+    weights: tuple[int, ...]
+
+    def parts(self) -> list[Part]:
+        return [computed.part for computed in (*self.each, *self.live) if computed is not None]
+
+
+def sources_of(memories: Sequence[Memory], readouts: Sequence[Readout]) -> dict[Value, Source]:
+    """What the second phase is given besides carries and sequences."""
+    found = {readout.value: Source("readout", k) for k, readout in enumerate(readouts)}
+    number = 0
+    for k, memory in enumerate(memories):
+        found[memory.index] = Source("index", k)
+        if memory.when is not None:
+            found[memory.when] = Source("when", k)
+        for rep in memory.reps:
+            found[rep.value] = Source("slots", number)
+            number += 1
+    return found
+
+
+class AdvanceBuilder:
+    """The carries after a step, with memories whose slots are kept in place.
+
+    The part gives back the carries ``kept``, of every memory the slot that is written, whether, and the entry; then what
+    is ``wanted`` besides.
+    """
+
+    def __init__(
+        self,
+        b: FxBuilder,
+        step: Region,
+        memories: Sequence[Memory],
+        readouts: Sequence[Readout],
+        given: Mapping[Value, Source],
+        nexts: Sequence[Value],
+    ) -> None:
+        self.b, self.step, self.memories, self.given, self.nexts = b, step, memories, given, nexts
+        self.readouts = readouts
+        unread = frozenset[int]().union(*(memory.unread for memory in memories))
+        self.kept = tuple(k for k in range(len(nexts)) if k not in unread)
+        self.home = {rep.value: k for k, memory in enumerate(memories) for rep in memory.reps}
+        self.home |= {readout.value: readout.memory for readout in readouts}
+        self.written: set[int] = set()
+        self.done: set[str] = set()
+
+    def entry(self, memory: Memory) -> list[Value]:
+        """What a step says of a memory."""
+        when = [] if memory.when is None else [memory.when]
+        return [memory.index, *when, *(memory.write(k).value for k in memory.fields)]
+
+    def run(self, name: str, more: Sequence[Value] = ()) -> Part:
+        """The part. ``more``: what is wanted besides."""
+        b, step, given = self.b, self.step, self.given
+        wanted = [self.nexts[k] for k in self.kept]
+        for memory in self.memories:
+            wanted += self.entry(memory)
+        wanted += more
+        read = set(slice_of(step, wanted, {*given, *self.home})[1])
+        self.read = [readout for readout in self.readouts if readout.value in read]
+        inside: set[Value] = set()
+        self.live: list[list[tuple[int, Rep]]] = []
+        number = 0
+        for k, memory in enumerate(self.memories):
+            reps = [(number + n, rep) for n, rep in enumerate(memory.reps) if rep.value in read]
+            self.live.append(reps)
+            number += len(memory.reps)
+            inside.update(fixed_of(step, memory, self._computed(k), given))
+        names = {port.value: port.name for port in step.inputs}
+        sources: list[Source] = []
+        for value in given:
+            if value in read or value in inside:
+                b.placeholder(names[value], value)
+                sources.append(given[value])
+
+        def placed(kind: str, place: int, value: Value | None = None) -> Any:
+            sources.append(Source(kind, place))
+            return b.placeholder(f"{kind}_{place}", value)
+
+        self.views: dict[Value, Any] = {}
+        self.buffers: dict[Value, Any] = {}
+        self.places: dict[int, tuple[Any, Any]] = {}
+        self.weights: dict[Value, Any] = {}
+        for k, reps in enumerate(self.live):
+            for place, rep in reps:
+                self.views[rep.value] = placed("slots", place, rep.value)
+                self.buffers[rep.value] = placed("buffer", place)
+            if self._computed(k):
+                self.places[k] = placed("base", k), placed("bin", k)
+        for place, readout in enumerate(self.readouts):
+            if readout in self.read:
+                self.views[readout.value] = placed("products", place)
+                self.buffers[readout.value] = placed("product_buffer", place)
+                self.weights[readout.value] = placed("weights", place)
+        for value in self.views:  # what is read of slots is there once they are written
+            b.env.pop(value, None)
+        self._emit(wanted)
+        b.fx.output(tuple(b.env[value] for value in wanted))
+        return Part(name, b.fx, tuple(sources), tuple(b.wanted), tuple(wanted))
+
+    def _computed(self, number: int) -> list[Rep]:
+        """What is computed of an entry of a memory, for itself and for sums over slots."""
+        sources = [Rep(readout.source) for readout in self.read if readout.memory == number]
+        return [*(rep for _, rep in self.live[number]), *sources]
+
+    def _emit(self, wanted: Sequence[Value]) -> None:
+        nodes, read = slice_of(self.step, list(wanted), {*self.given, *self.home})
+        for value in read:
+            if value in self.home:
+                self._write(self.home[value])
+        for node in nodes:
+            if node.id not in self.done:
+                self.done.add(node.id)
+                self.b.add(node)
+
+    def _write(self, number: int) -> None:
+        """Write a step's entry in its slot, and give what is read of the slots from here on."""
+        if number in self.written:
+            return
+        self.written.add(number)
+        b, memory, reps = self.b, self.memories[number], self._computed(number)
+        self._emit(self.entry(memory))
+        entries = {k: b.env[memory.write(k).value] for k in memory.fields}
+        found = iter(lower_each(b, self.step, memory, reps, entries))
+        base, last = self.places[number]
+        index = b.env[memory.index]
+        rows = b("torch.add", index, base)
+        if memory.when is not None:
+            rows = b("torch.where", b.env[memory.when], rows, last)
+        for _, rep in self.live[number]:
+            b.method("index_copy_", self.buffers[rep.value], 0, rows, next(found))
+            b.env[rep.value] = self.views[rep.value]
+        for readout in self.read:
+            if readout.memory == number:
+                weights = b("torch.index_select", self.weights[readout.value], 0, index)
+                row = b("torch.unsqueeze", b("torch.flatten", next(found), 1), 1)
+                product = b("torch.squeeze", b("torch.bmm", row, weights), 1)
+                b.method("index_copy_", self.buffers[readout.value], 0, rows, product)
+                b.env[readout.value] = b("torch.sum", self.views[readout.value], 1)
+
+
+def fixed_of(step: Region, memory: Memory, reps: Sequence[Rep], given: Mapping[Value, Source]) -> list[Value]:
+    """What is the same at every step and read where slots are computed."""
+    wanted = [rep.value for rep in reps if rep.field is None]
+    entries = {write.after for write in memory.writes}
+    return [value for value in slice_of(step, wanted, {*given, *entries})[1] if value in given]
+
+
+def computed(
+    b: FxBuilder,
+    name: str,
+    step: Region,
+    memory: Memory,
+    numbered: Sequence[tuple[int, Rep]],
+    given: Mapping[Value, Source],
+) -> Computed | None:
+    """What entries are computed to, as a function of their fields ``[N, …]``."""
+    reps = [rep for _, rep in numbered]
+    if not reps:
+        return None
+    fixed = set(fixed_of(step, memory, reps, given))
+    names = {port.value: port.name for port in step.inputs}
+    whole = b.graph
+    b.graph = by_sample(whole, memory)
+    used = _fields_of(step, memory, reps)
+    rows = {node.inputs[0]: Value(node.id) for node in step.nodes if node.op == AS_SAMPLES}
+    entries: dict[int, Any] = {}
+    sources: list[Source] = []
+    for write in memory.writes:
+        if write.carry in used:
+            entries[write.carry] = b.placeholder(
+                names[step.inputs[write.carry].value], rows.get(write.after)
+            )
+            sources.append(Source("entry", write.carry))
+    for value, source in given.items():
+        if value in fixed:
+            b.placeholder(names[value], value)
+            sources.append(source)
+    found = lower_each(b, step, memory, reps, entries)
+    b.fx.output(tuple(found))
+    b.graph = whole
+    part = Part(name, b.fx, tuple(sources), tuple(b.wanted), tuple(rep.value for rep in reps))
+    return Computed(part, tuple(numbered))
+
+
+def _fields_of(step: Region, memory: Memory, reps: Sequence[Rep]) -> set[int]:
+    """The carries that some reps are made of."""
+    carries = {write.after: write.carry for write in memory.writes}
+    wanted = [rep.value for rep in reps if rep.field is None]
+    read = slice_of(step, wanted, set(carries))[1]
+    return {carries[value] for value in read} | {rep.field for rep in reps if rep.field is not None}
+
+
+# -- running
+
+
+class Entries:
+    """The entries of a memory in some steps: K that its slots hold before, and one more a step.
+
+    Of every field, ``[(K + n)·B, …]``, the samples innermost.
+    """
+
+    def __init__(self, memory: Memory, carries: Sequence[Any]) -> None:
+        self.memory = memory
+        self.starts: dict[int, torch.Tensor] = {k: carries[k] for k in memory.fields}
+        first = next(iter(self.starts.values()))
+        self.samples, self.slots = first.shape[:2]
+        self.device = first.device
+        self.base = torch.arange(self.samples, device=self.device) * self.slots
+        self.last = torch.full((), self.samples * self.slots, device=self.device)
+        self.index: list[torch.Tensor] = []
+        self.when: list[torch.Tensor] = []
+        self.values: dict[int, list[torch.Tensor]] = {k: [] for k in memory.fields}
+        self._fields: dict[int, torch.Tensor] = {}
+        self._table: torch.Tensor | None = None
+
+    # -- while carries go from step to step
+    def buffer(self, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A place for ``[B·K, …]`` to be kept in, with one row more for what a sample does not write; and a view without."""
+        count = self.samples * self.slots
+        buffer = value.new_empty((count + 1, *value.shape[1:]))
+        buffer[:count] = value
+        return buffer, buffer[:count]
+
+    def by_slot(self, rows: torch.Tensor) -> torch.Tensor:
+        """``[B·K, …]`` as ``[B, K, …]``."""
+        return rows.unflatten(0, (self.samples, self.slots))
+
+    def add(self, outputs: Sequence[Any]) -> int:
+        """Take what a step has written, at the start of ``outputs``; how many of them that were."""
+        self.index.append(outputs[0])
+        place = 1
+        if self.memory.when is not None:
+            self.when.append(outputs[1])
+            place = 2
+        for k in self.memory.fields:
+            self.values[k].append(outputs[place])
+            place += 1
+        return place
+
+    # -- then
+    def field(self, carry: int) -> torch.Tensor:
+        """A field of all entries."""
+        if carry not in self._fields:
+            start = self.starts[carry].transpose(0, 1).flatten(0, 1)
+            self._fields[carry] = torch.cat([start, *self.values[carry]])
+        return self._fields[carry]
+
+    @property
+    def table(self) -> torch.Tensor:
+        """i64[n, B, K]: the entry that a slot holds after each step."""
+        if self._table is None:
+            count = len(self.index)
+            places = torch.arange(self.slots, device=self.device)
+            numbers = torch.arange(self.slots, self.slots + count, device=self.device)
+            chosen = torch.stack(self.index).unsqueeze(2) == places
+            if self.when:
+                chosen &= torch.stack(self.when).unsqueeze(2)
+            self._table = torch.where(chosen, numbers[:, None, None], places).cummax(0).values
+        return self._table
+
+    def rows(self, count: int) -> torch.Tensor:
+        """Where the entries of the last ``count`` steps stand in a field, by step, sample and slot."""
+        samples = torch.arange(self.samples, device=self.device)[:, None]
+        return (self.table[-count:] * self.samples + samples).flatten()
+
+    def after(self, carry: int) -> torch.Tensor:
+        """A field after the last step: ``[B, K, …]``."""
+        return self.by_slot(pick(self.field(carry), self.rows(1)))
+
+    def slots_of(self, values: torch.Tensor, count: int) -> torch.Tensor:
+        """What entries are computed to, as it is in all slots after each of the last ``count`` steps: ``[n·B·K, …]``."""
+        return pick(values, self.rows(count))
+
+    def sums(
+        self, readout: Readout, values: torch.Tensor, weight: torch.Tensor, count: int
+    ) -> torch.Tensor:
+        """Of what entries are computed to, a layer's sum over slots after each of the last ``count`` steps: ``[n·B, V]``."""
+        weights = readout.weights(weight)
+        if count < len(self.index):
+            slots = at_first(weights, self.slots_of(values, count))
+            return slots.sum(1)
+        when = torch.stack(self.when) if self.when else None
+        return over_steps(weights, values, torch.stack(self.index), when, self.table)
+
+
+def run_each(
+    part: Part, fields: Mapping[int, torch.Tensor], rest: Sequence[Any], sizes: Mapping[Any, int]
+) -> list[torch.Tensor]:
+    """Entries ``[N, …]`` as they are computed."""
+    arguments = [fields[k] if kind == "entry" else rest[k] for kind, k in part.sources]
+    number = len(next(iter(fields.values())))
+    return list(part(*arguments, *(number if name == BATCH else sizes[name] for name in part.sizes)))
+
+
+def pick(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """``values[rows]`` along the first axis; on a CPU this is faster, there and back, than an index."""
+    flat = values.reshape(len(values), -1)
+    picked = flat.gather(0, rows.unsqueeze(1).expand(-1, flat.shape[1]))
+    return picked.reshape(len(rows), *values.shape[1:])
