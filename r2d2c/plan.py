@@ -12,6 +12,7 @@ from r2d2c.driver import Checked
 from r2d2c.graph import Graph, Node, Value
 from r2d2c.infer import Signatures
 from r2d2c.loops import loop_of
+from r2d2c.passes.eprop import has_eprop, neurons_of
 from r2d2c.printer import signals_of
 from r2d2c.regions import homes
 from r2d2c.source import Span
@@ -262,7 +263,18 @@ class _Counter:
             for port, given in enumerate(loop.gives)
             if given.kind == "steps"
         )
+        if has_eprop(loop):
+            return gathered + step + self._traces(node, sizes)
         return gathered + (trips * self._carried(node, sizes) + step if loop.recompute else trips * step)
+
+    def _traces(self, node: Node, sizes: Mapping[str, int]) -> int:
+        """The eligibility traces of a loop: of every sample, weight and state a number."""
+        total = 0
+        for each in neurons_of(loop_of(node), self.regions[node.attrs["region"]], self.types):
+            for layer in each.layers:
+                result, width = self.types[layer.result], self.types[layer.x].dims[-1]
+                total += len(each.carries) * size_of(result.with_dims((*result.dims, width)), sizes)
+        return total
 
     def _carried(self, node: Node, sizes: Mapping[str, int]) -> int:
         return sum(size_of(carry.type, sizes) for carry in loop_of(node).carries)
@@ -302,7 +314,7 @@ class _Counter:
             self._trips(node, sizes),
             loop.halt is not None,
             sum(self.flops(inner, sizes) for inner in step),
-            self._carried(node, whole) if loop.recompute else kept,
+            0 if has_eprop(loop) else self._carried(node, whole) if loop.recompute else kept,
             self.bytes(node, whole),
             loop.recompute,
             width,

@@ -8,24 +8,23 @@ import keyword
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.fx as fx
 
-from r2d2c.graph import CORE_OPS, Graph, Node, Region, Value
+from r2d2c.graph import CORE_OPS, Graph, Node, Value
 from r2d2c.infer import NodeTypes, Signatures
 from r2d2c.loops import Loop, loop_of, sequence_axis, stack_axis
 from r2d2c.lower.eprop import plan as plan_eprop
-from r2d2c.lower.halting import COUNT
+from r2d2c.lower.halting_sizes import Size, Whole, sample_axes, samples_of, split
 from r2d2c.lower.loops import LoopCall
 from r2d2c.lower.phases import plan
-from r2d2c.ops.dims import divide
 from r2d2c.ops.record import Op
 from r2d2c.passes.building import AGAIN
 from r2d2c.passes.reach import sometimes
 from r2d2c.source import Span
-from r2d2c.types import Dim, DimLike, as_dim
+from r2d2c.types import Dim, DimLike
 
 TORCH_DTYPES = {
     "f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "i64": torch.int64,
@@ -71,16 +70,6 @@ def _drawing_place(node: Node) -> str:
     """By what name a node draws: that of the first run, in a second one that is to give the same."""
     place, at, run = node.id.rpartition("@")
     return place if at and run.rpartition(".")[2] == AGAIN else node.id
-
-
-class Whole(NamedTuple):
-    """A size of the whole batch, in a step that runs only for the samples that have not halted."""
-
-    dim: Dim
-
-
-# A dim or an argument of the model by name, the number of samples that still run, or a size of the whole batch.
-Size = str | Dim | Whole
 
 
 class FxBuilder(NodeTypes):
@@ -153,7 +142,7 @@ class FxBuilder(NodeTypes):
         total: Any = None
         for atoms, factor in dim.terms:
             product: Any = None
-            samples = self._samples_in(Dim(((atoms, factor),)))
+            samples = split(Dim(((atoms, factor),)), self.samples)
             if samples is not None:
                 product = self._symbol(samples[0])
                 atoms, factor = samples[1].terms[0]
@@ -173,14 +162,6 @@ class FxBuilder(NodeTypes):
 
     def sizes(self, dims: Iterable[DimLike]) -> tuple[Any, ...]:
         return tuple(self.size(dim) for dim in dims)
-
-    def _samples_in(self, part: Dim) -> tuple[Dim, Dim] | None:
-        """A size such as B*T as samples that halt, B, times the rest, T."""
-        for samples in self.samples:
-            rest = divide(part, samples)
-            if rest is not None and samples * rest == part:
-                return samples, as_dim(rest)
-        return None
 
     def _symbol(self, name: Size) -> Any:
         if name not in self._sizes:
@@ -294,7 +275,7 @@ class FxBuilder(NodeTypes):
         """A call of the loop, whose step is an fx graph of its own."""
         loop, step = loop_of(node), self.graph.regions[node.attrs["region"]]
         graph = self.graph.with_(main=step.name)
-        halting = self._halting(loop, step)
+        halting = samples_of(self.graph, loop, step)
         samples = dict.fromkeys([*self.samples, *([halting] if halting is not None else [])])
         inner = FxBuilder(graph, self.signatures, self.training, self.default, True, samples)
         for port in step.inputs:
@@ -322,7 +303,9 @@ class FxBuilder(NodeTypes):
             len(inner.wanted),
             _drawing_place(node),
             sometimes(self.graph, node, self.signatures.ops) if self.training else (),
-            self._axes_of(halting, step, inner) if halting is not None else (),
+            sample_axes(graph, halting, step, inner.rng is not None, inner.wanted)
+            if halting is not None
+            else (),
             self.default,
             phases,
         )
@@ -346,24 +329,6 @@ class FxBuilder(NodeTypes):
             assert axis is not None, value
             axes.append(axis)
         return axes, [stack_axis(types[Value(node.id, port)]) for port in range(len(node.outputs))]
-
-    def _halting(self, loop: Loop, step: Region) -> Dim | None:
-        """The dim that counts the samples of a loop, where they halt."""
-        if loop.halt is None:
-            return None
-        samples = self.graph.types[step.outputs[loop.halt.port].value].dims[0]
-        assert isinstance(samples, Dim), samples
-        return samples
-
-    def _axes_of(self, samples: Dim, step: Region, inner: FxBuilder) -> list[int | None]:
-        """The axis of samples of every argument of a step."""
-        types = self.graph.types
-        found: list[int | None] = [
-            next((axis for axis, dim in enumerate(types[port.value].dims) if dim == samples), None)
-            for port in step.inputs
-        ]
-        rng = [None] if inner.rng is not None else []
-        return [*found, *rng, *(COUNT if name == samples else None for name in inner.wanted)]
 
     def _begin(self, node: Node) -> None:
         self._node = node

@@ -5,7 +5,7 @@ See `slots` for what an entry is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import torch
 from r2d2c.graph import Region, Value
 from r2d2c.lower.parts import Part, Source
 from r2d2c.lower.independent import BATCH, slice_of
-from r2d2c.lower.readout import Readout, at_first, over_steps
+from r2d2c.lower.readout import Readout, at_first, over_steps, pick
 from r2d2c.lower.slots import AS_SAMPLES, Memory, Rep, by_sample, lower_each
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class AdvanceBuilder:
         readouts: Sequence[Readout],
         given: Mapping[Value, Source],
         nexts: Sequence[Value],
+        ages: Collection[Value],
     ) -> None:
         self.b, self.step, self.memories, self.given, self.nexts = b, step, memories, given, nexts
         self.readouts = readouts
@@ -85,6 +86,8 @@ class AdvanceBuilder:
         self.kept = tuple(k for k in range(len(nexts)) if k not in unread)
         self.home = {rep.value: k for k, memory in enumerate(memories) for rep in memory.reps}
         self.home |= {readout.value: readout.memory for readout in readouts}
+        self.fresh = fresh_of(step, memories, ages)
+        self.home |= {value: number for value, (number, _) in self.fresh.items()}
         self.written: set[int] = set()
         self.done: set[str] = set()
 
@@ -102,6 +105,7 @@ class AdvanceBuilder:
         wanted += more
         read = set(slice_of(step, wanted, {*given, *self.home})[1])
         self.read = [readout for readout in self.readouts if readout.value in read]
+        self.new = {value: found for value, found in self.fresh.items() if value in read}
         inside: set[Value] = set()
         self.live: list[list[tuple[int, Rep]]] = []
         number = 0
@@ -145,7 +149,8 @@ class AdvanceBuilder:
     def _computed(self, number: int) -> list[Rep]:
         """What is computed of an entry of a memory, for itself and for sums over slots."""
         sources = [Rep(readout.source) for readout in self.read if readout.memory == number]
-        return [*(rep for _, rep in self.live[number]), *sources]
+        new = [rep for k, rep in self.new.values() if k == number]
+        return [*(rep for _, rep in self.live[number]), *sources, *new]
 
     def _emit(self, wanted: Sequence[Value]) -> None:
         nodes, read = slice_of(self.step, list(wanted), {*self.given, *self.home})
@@ -181,6 +186,35 @@ class AdvanceBuilder:
                 product = b("torch.squeeze", b("torch.bmm", row, weights), 1)
                 b.method("index_copy_", self.buffers[readout.value], 0, rows, product)
                 b.env[readout.value] = b("torch.sum", self.views[readout.value], 1)
+        for value, (k, _) in self.new.items():
+            if k == number:
+                b.env[value] = next(found)
+
+
+def fresh_of(
+    step: Region, memories: Sequence[Memory], ages: Collection[Value]
+) -> dict[Value, tuple[int, Rep]]:
+    """What is read of the slot that a step has just written: the entry itself, by its memory.
+
+    Where every step writes, that is the newest one. ``ages``: those of memories, which are at least 0.
+    """
+    nodes = {node.id: node for node in step.nodes}
+    found: dict[Value, tuple[int, Rep]] = {}
+    for node in step.nodes:
+        if node.op != "read_slot" or node.inputs[0] is None or node.inputs[1] is None:
+            continue
+        whole, index = nodes[node.inputs[0].node], nodes[node.inputs[1].node]
+        written: Value | None = node.inputs[1]
+        if index.op == "newest_slot" and index.inputs[0] in ages:
+            older = nodes[index.inputs[0].node]
+            always = older.op == "advance_age" and not any(older.inputs[2:])
+            written = older.inputs[1] if always else None
+        for number, memory in enumerate(memories):
+            if memory.when is not None or written != memory.index:
+                continue
+            if whole.op == "samples_as_slots" and whole.inputs[0] is not None and whole.inputs[0].node in memory.each:
+                found[Value(node.id)] = number, Rep(whole.inputs[0])
+    return found
 
 
 def fixed_of(step: Region, memory: Memory, reps: Sequence[Rep], given: Mapping[Value, Source]) -> list[Value]:
@@ -251,12 +285,13 @@ class Entries:
         self.samples, self.slots = first.shape[:2]
         self.device = first.device
         self.base = torch.arange(self.samples, device=self.device) * self.slots
-        self.last = torch.full((), self.samples * self.slots, device=self.device)
+        self.bin = torch.full((), self.samples * self.slots, device=self.device)
         self.index: list[torch.Tensor] = []
         self.when: list[torch.Tensor] = []
         self.values: dict[int, list[torch.Tensor]] = {k: [] for k in memory.fields}
         self._fields: dict[int, torch.Tensor] = {}
         self._table: torch.Tensor | None = None
+        self._rows: dict[int, torch.Tensor] = {}
 
     # -- while carries go from step to step
     def buffer(self, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -295,18 +330,31 @@ class Entries:
         """i64[n, B, K]: the entry that a slot holds after each step."""
         if self._table is None:
             count = len(self.index)
-            places = torch.arange(self.slots, device=self.device)
+            places = torch.arange(self.slots, device=self.device).unsqueeze(1)
             numbers = torch.arange(self.slots, self.slots + count, device=self.device)
-            chosen = torch.stack(self.index).unsqueeze(2) == places
+            chosen = torch.stack(self.index, 1).unsqueeze(1) == places
             if self.when:
-                chosen &= torch.stack(self.when).unsqueeze(2)
-            self._table = torch.where(chosen, numbers[:, None, None], places).cummax(0).values
+                chosen &= torch.stack(self.when, 1).unsqueeze(1)
+            # Along the last axis, where a running maximum is fast.
+            self._table = torch.where(chosen, numbers, places).cummax(2).values.permute(2, 0, 1)
         return self._table
 
     def rows(self, count: int) -> torch.Tensor:
-        """Where the entries of the last ``count`` steps stand in a field, by step, sample and slot."""
-        samples = torch.arange(self.samples, device=self.device)[:, None]
-        return (self.table[-count:] * self.samples + samples).flatten()
+        """Where the entries after each of the last ``count`` steps stand in a field, by step, sample and slot."""
+        if count not in self._rows:
+            samples = torch.arange(self.samples, device=self.device)[:, None]
+            table = self.last() if count == 1 else self.table[-count:]
+            self._rows[count] = (table * self.samples + samples).flatten()
+        return self._rows[count]
+
+    def last(self) -> torch.Tensor:
+        """i64[B, K]: the entry that a slot holds after all steps."""
+        index = torch.stack(self.index, 1)
+        numbers = torch.arange(self.slots, self.slots + len(self.index), device=self.device).expand_as(index)
+        if self.when:
+            numbers = torch.where(torch.stack(self.when, 1), numbers, 0)
+        places = torch.arange(self.slots, device=self.device).expand(self.samples, -1)
+        return places.scatter_reduce(1, index, numbers, "amax")
 
     def after(self, carry: int) -> torch.Tensor:
         """A field after the last step: ``[B, K, …]``."""
@@ -325,7 +373,7 @@ class Entries:
             slots = at_first(weights, self.slots_of(values, count))
             return slots.sum(1)
         when = torch.stack(self.when) if self.when else None
-        return over_steps(weights, values, torch.stack(self.index), when, self.table)
+        return over_steps(weights, values, torch.stack(self.index), when)
 
 
 def run_each(
@@ -335,10 +383,3 @@ def run_each(
     arguments = [fields[k] if kind == "entry" else rest[k] for kind, k in part.sources]
     number = len(next(iter(fields.values())))
     return list(part(*arguments, *(number if name == BATCH else sizes[name] for name in part.sizes)))
-
-
-def pick(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """``values[rows]`` along the first axis; on a CPU this is faster, there and back, than an index."""
-    flat = values.reshape(len(values), -1)
-    picked = flat.gather(0, rows.unsqueeze(1).expand(-1, flat.shape[1]))
-    return picked.reshape(len(rows), *values.shape[1:])

@@ -172,7 +172,7 @@ class _Run:
                     buffer, view = each.buffer(value)
                     found[Source("buffer", number)] = buffer
                     found[Source("slots", number)] = view if rep.field is None else each.by_slot(view)
-            found[Source("base", k)], found[Source("bin", k)] = each.base, each.last
+            found[Source("base", k)], found[Source("bin", k)] = each.base, each.bin
         return found
 
     def _narrowed(self, number: int, first: int, count: int) -> Any:
@@ -289,7 +289,8 @@ def plan(graph: Graph, node: Node, whole: FxBuilder, new: Callable[[Graph], FxBu
         memories = memories_of(graph, node, free)
     b = new(graph)
     b.quick = quick_ops(step, loop, learning=False)
-    advance = AdvanceBuilder(b, step, memories, readouts, given, nexts)
+    ages = {step.outputs[store.age].value for store in loop.memories}
+    advance = AdvanceBuilder(b, step, memories, readouts, given, nexts, ages)
     carries = tidied(advance.run(f"{loop.name} carries"))
 
     known = {value: Source("next", k) for k, value in enumerate(nexts) if k in advance.kept and k in free}

@@ -113,7 +113,7 @@ class _Splitter:
         out = self.graph.types[Value(node.id)]
         made: list[Node] = []
         sums: list[Value] = []
-        first = 0
+        first, bias = 0, node.inputs[2]
         for position, part in enumerate(parts):
             width, found = self._width(part), self._slots(part)
             assert width is not None
@@ -127,12 +127,12 @@ class _Splitter:
                 items = {"items": ((":", None, None, None), (":", first, first + width, None))}
                 rows = TensorType(self.graph.types[weight].dtype, (self.graph.types[weight].dims[0], width))
                 columns = self._new(made, f"{node.id}/weight_{position}", "slice", (weight,), rows, items)
-                linear = (part, columns, None)
+                linear, bias = (part, columns, bias), None
                 value = self._new(made, f"{node.id}/part_{position}", "linear", linear, out, node.attrs)
             sums.append(value)
             first += width
-        if node.inputs[2] is not None:
-            sums.append(node.inputs[2])
+        if bias is not None:
+            sums.append(bias)
         total = sums[0]
         for number, value in enumerate(sums[1:]):
             total = self._new(made, f"{node.id}/sum_{number}", "add", (total, value), out)
@@ -157,32 +157,48 @@ def at_first(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def over_steps(
-    weights: torch.Tensor,
-    values: torch.Tensor,
-    index: torch.Tensor,
-    when: torch.Tensor | None,
-    table: torch.Tensor,
+    weights: torch.Tensor, values: torch.Tensor, index: torch.Tensor, when: torch.Tensor | None
 ) -> torch.Tensor:
     """Σₖ Wₖ·xₖ after each of n steps, ``[n·B, V]``, of all entries ``[(K + n)·B, …]``, the samples innermost.
 
-    index: the slots ``[n, B]`` that are written, when: whether. table: the entry in each slot after each step.
+    index: the slots ``[n, B]`` that are written, when: whether.
     """
     slots, width, _ = weights.shape
     count, samples = index.shape
     rows = values.reshape(slots + count, samples, width)
-    starts = torch.bmm(rows[:slots], weights)
+    starts = torch.bmm(rows[:slots], weights).flatten(0, 1)
     # What is written in the same slot has the same weight.
     written, order = index.flatten().sort()
-    counts = torch.bincount(written, minlength=slots).tolist()
-    parts = rows[slots:].flatten(0, 1)[order].split(counts)
+    sizes = torch.bincount(written, minlength=slots).tolist()
+    parts = pick(rows[slots:].flatten(0, 1), order).split(sizes)
     products = torch.cat([part @ weight for part, weight in zip(parts, weights.unbind(0), strict=True)])
-    new = products[order.argsort()]
-    before = torch.cat([torch.arange(slots, device=index.device).expand(1, samples, slots), table[:-1]])
-    old = before.gather(2, index.unsqueeze(2)).squeeze(2)
-    places = old * samples + torch.arange(samples, device=index.device)
-    change = new - torch.cat([starts.flatten(0, 1), new])[places.flatten()]
+    new = pick(products, order.argsort())
+    change = new - pick(torch.cat([starts, new]), replaced(index, when, slots))
     if when is not None:
         change = change * when.flatten().unsqueeze(1)
-    # Sums of sums, so in twice the precision.
-    total = change.unflatten(0, (count, samples)).double().cumsum(0) + starts.double().sum(0)
-    return total.to(values.dtype).flatten(0, 1)
+    # The sum of all changes up to each step; a product with ones is faster than a running sum.
+    ones = torch.ones(count, count, dtype=values.dtype, device=values.device).tril()
+    total = (ones @ change.reshape(count, -1)).unflatten(1, (samples, -1))
+    return (total + starts.unflatten(0, (slots, samples)).sum(0)).flatten(0, 1)
+
+
+def replaced(index: torch.Tensor, when: torch.Tensor | None, slots: int) -> torch.Tensor:
+    """Which row of all entries, ``K·B`` and then ``n·B``, each of the latter replaces: ``[n·B]``."""
+    count, samples = index.shape
+    sample = torch.arange(samples, device=index.device)
+    # What does not write replaces nothing, and nothing replaces it.
+    slot = index if when is None else torch.where(when, index, slots)
+    step = torch.arange(count, device=index.device).unsqueeze(1)
+    order, place = (((sample * (slots + 1) + slot) * count) + step).flatten().sort()
+    group = order.div(count, rounding_mode="floor")
+    before = torch.cat([place[:1], place[:-1] + slots * samples])
+    again = torch.cat([group.new_zeros(1, dtype=torch.bool), group[1:] == group[:-1]])
+    first = (index * samples + sample).flatten()[place]
+    return torch.empty_like(place).scatter_(0, place, torch.where(again, before, first))
+
+
+def pick(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """``values[rows]`` along the first axis; on a CPU this is faster, there and back, than an index."""
+    flat = values.reshape(len(values), -1)
+    picked = flat.gather(0, rows.unsqueeze(1).expand(-1, flat.shape[1]))
+    return picked.reshape(len(rows), *values.shape[1:])

@@ -16,6 +16,7 @@ from r2d2c.lower.parts import Part
 
 # What is the same at every step, of the arguments of a part.
 FIXED = ("rest", "same", "base", "bin", "weights")
+KEPT = ("slots", "products")
 TENSORS = ("carry", "element", "base")
 # The most digits of ages that are looked up.
 LONGEST = 12
@@ -36,8 +37,15 @@ def tidied(part: Part) -> Tidy:
     kinds = [source.kind for source in part.sources] + ["rest"] * len(part.sizes)
     share(graph, next((n for n, kind in zip(places, kinds, strict=True) if kind in TENSORS), None))
     fixed = {node for node, kind in zip(places, kinds, strict=True) if kind in FIXED}
+    # A view of what is kept in place shows what is written there.
+    fixed |= {node for node, kind in zip(places, kinds, strict=True) if kind in KEPT}
     inputs = set(fixed)
+    shown = {node for node, kind in zip(places, kinds, strict=True) if kind in KEPT}
     for node in graph.nodes:
+        if any(each in shown for each in node.all_input_nodes):
+            if node.target is not torch.unflatten:
+                continue
+            shown.add(node)
         device = node.target is getattr and node.args[0] in places
         if _pure(node) and (device or all(each in fixed for each in node.all_input_nodes)):
             fixed.add(node)
@@ -70,6 +78,10 @@ def share(graph: fx.Graph, like: fx.Node | None) -> None:
     made: dict[Any, fx.Node] = {}
     for node in list(graph.nodes):
         if not _pure(node):
+            continue
+        if node.op == "call_method" and node.target == "detach":  # nothing learns here
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
             continue
         if node.target is getattr and node.args[1:] == ("device",) and like is not None:
             node.args = (like, "device")
@@ -114,7 +126,7 @@ def _table(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor
 
 def digits(age: torch.Tensor, count: int, dtype: torch.dtype) -> torch.Tensor:
     """The op `bits` of ages, which are no less than 0, looked up."""
-    return torch.nn.functional.embedding(age.clamp(max=2**count - 1), _table(count, dtype, age.device))
+    return torch.embedding(_table(count, dtype, age.device), age.clamp(max=2**count - 1))
 
 
 def quick_bits(b: Any, a: Any) -> Any:

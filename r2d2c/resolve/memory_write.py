@@ -59,9 +59,10 @@ def call_write(evaluator: Evaluator, index: int, node: Expr) -> Any:
 
 def _written(
     evaluator: Evaluator, index: int, node: Expr, memory: Memory, usage: str
-) -> dict[str, Value] | None:
-    """The values of the fields, by name; None after a diagnostic."""
-    sink, values = evaluator.sink, dict[str, Value]()
+) -> dict[str, tuple[Value, Span]] | None:
+    """The values of the fields and where they are written, by name; None after a diagnostic."""
+    sink = evaluator.sink
+    values: dict[str, tuple[Value, Span]] = {}
     also: list[tuple[Span | None, str]] = [(memory.span, "the memory")]
     good = True
     for key, position in node.keywords:
@@ -76,8 +77,9 @@ def _written(
             sink.report("E287", span, message, usage, also=also, fix=suggest(key, memory.fields))
             return None
         else:
-            values[key] = evaluator.as_value(evaluator.placed(position))
-            good = good and not isinstance(values[key], Failed)
+            value = evaluator.as_value(evaluator.placed(position))
+            values[key] = value, evaluator.span(position)
+            good = good and not isinstance(value, Failed)
     missing = [name for name in memory.fields if name not in values]
     if missing and good:
         message = f"`write` of `{memory.name}` needs {', '.join(f'`{name}`' for name in missing)}"
@@ -92,13 +94,20 @@ class _Write:
     def __init__(self, region: RegionBuilder, memory: Memory, found: MemoryResult, span: Span) -> None:
         self.region, self.memory, self.found, self.span = region, memory, found, span
 
-    def _add(self, op: str, inputs: tuple[Value | None, ...], output: str = "", **attrs: Any) -> Value:
-        return add(self.region, self.memory, op, inputs, attrs, output or op, self.span)
+    def _add(
+        self,
+        op: str,
+        inputs: tuple[Value | None, ...],
+        output: str = "",
+        span: Span | None = None,
+        **attrs: Any,
+    ) -> Value:
+        return add(self.region, self.memory, op, inputs, attrs, output or op, span or self.span)
 
-    def run(self, given: dict[str, Value]) -> Any:
+    def run(self, given: dict[str, tuple[Value, Span]]) -> Any:
         memory, found, region = self.memory, self.found, self.region
         assert found.count is not None
-        values = {name: self._value(name, given[name]) for name in memory.fields}
+        values = {name: self._value(name, *given[name]) for name in memory.fields}
         index = self._slot()
         if index is None:
             return FAILED
@@ -112,6 +121,7 @@ class _Write:
                 "write_slot",
                 (found.fields[name], index, value, when),
                 f"{memory.name}.{name}",
+                given[name][1],
                 field=f"{memory.name}.{name}",
             )
             for name, value in values.items()
@@ -120,16 +130,16 @@ class _Write:
         count = self._add("add", (found.count, region.constant(1)), f"{memory.name}.{COUNT}")
         return MemoryResult(memory.name, fields, age, count)
 
-    def _value(self, name: str, value: Value) -> Value:
+    def _value(self, name: str, value: Value, span: Span) -> Value:
         """What is stored: a constant for learning unless the memory says otherwise; the first is no surprise."""
         if name == SURPRISE and self.memory.first_is_no_surprise:
             zero = self.region.constant(0)
             first = self._add("eq", (self.found.count, zero), "first")
-            value = self._add("where", (first, self.region.constant(0.0), value), name)
+            value = self._add("where", (first, self.region.constant(0.0), value), name, span)
         is_number = any(node.id == value.node and node.op == "constant" for node in self.region.nodes)
         if self.memory.backprop or is_number:
             return value
-        return self._add("stop", (value,), name)
+        return self._add("stop", (value,), name, span)
 
     def _slot(self) -> Value | None:
         """The slot of every sample that is replaced."""

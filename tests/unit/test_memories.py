@@ -11,6 +11,7 @@ import torch
 
 import r2d2c
 from r2d2c.diagnostics import CompileError
+from r2d2c.emit import emit_python
 from r2d2c.loops import NEVER, loop_of
 from r2d2c.model import Model
 from r2d2c.prove import prove
@@ -456,3 +457,56 @@ def test_a_memory_is_exported(tmp_path: Path) -> None:
     model = compiled(spec("replace: random", "when: surprise >= replaced.surprise"))
     r2d2c.export(model, tmp_path / "memory.onnx")  # verified against the model
     r2d2c.export(compiled(spec(text=PARTS)), tmp_path / "parts.onnx")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (("    over: T\n", "    over: T\n    recompute: true\n"),),
+        (
+            ("K: 3}", "K: 2..5 = 3}"),
+            ("flatten(m.rep), flatten(bits(m.age, 4))", "sum(m.rep, 1), sum(bits(m.age, 4), 1)"),
+        ),
+    ],
+    ids=["recompute", "slots at run time"],
+)
+def test_a_memory_in_other_loops_learns_as_in_a_plain_one(changes: tuple[tuple[str, str], ...]) -> None:
+    """Against the same spec as it is without the option: with the same parameters, the same gradients."""
+    text = plain = spec("when: surprise > replaced.surprise")
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+        if "recompute" not in after and "K:" not in after:
+            plain = plain.replace(before, after)
+    model, other = compiled(text).double(), compiled(plain).double()
+    other.load_state_dict(model.state_dict())
+    data = batch(3, 9)
+    model.learn(**data)
+    other.learn(**data)
+    for name, parameter in other.named_parameters():
+        torch.testing.assert_close(_gradient(model, name), parameter.grad, rtol=0, atol=1e-12)
+
+
+def test_a_memory_of_samples_that_halt_stops_with_them() -> None:
+    text = (
+        PARTS.replace(
+            "    over: T\n    each: {xt: x}\n", "    until: n >= cast(x[:, 0, 0], i64)\n    max: 6\n"
+        )
+        .replace("xt", "x[:, 0]")
+        .replace(".steps\n", "\n")
+    )
+    x = torch.tensor([[[2.0, 1.0]], [[5.0, -1.0]], [[9.0, 0.0]]])
+    found = compiled(spec(text=text))(x=x)
+    assert found["count"].tolist() == [2, 5, 6]
+    assert found["places"].tolist() == [[1, 2, 0], [4, 5, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("rule", ["when: surprise > replaced.surprise", "replace: random"])
+def test_emitted_python_has_the_same_memory(rule: str) -> None:
+    model = compiled(spec(rule))
+    scope: dict[str, Any] = {"__name__": "emitted"}
+    exec(compile(emit_python(model), "emitted.py", "exec"), scope)
+    other = scope["Remember"]()
+    other.load_state_dict(model.state_dict())
+    data = batch(3, 9, dtype=torch.float32)
+    torch.testing.assert_close(other(x=data["x"])["out"], model(x=data["x"])["out"])
