@@ -33,20 +33,16 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The memories of a loop that runs in phases: what carries need of the slots of each, and what the rest needs.
+    """The memories of a loop that runs in phases, and what is read of the slots of each for learning.
 
     The first ``count`` reps are values of slots, the others those of ``readouts``, whose ``weights`` are in the rest.
     """
 
     memories: tuple[Memory, ...]
     readouts: tuple[Readout, ...]
-    live: tuple[Computed | None, ...]
     each: tuple[Computed | None, ...]
     count: int
     weights: tuple[int, ...]
-
-    def parts(self) -> list[Part]:
-        return [computed.part for computed in (*self.each, *self.live) if computed is not None]
 
 
 def sources_of(memories: Sequence[Memory], readouts: Sequence[Readout]) -> dict[Value, Source]:
@@ -79,11 +75,11 @@ class AdvanceBuilder:
         given: Mapping[Value, Source],
         nexts: Sequence[Value],
         ages: Collection[Value],
+        kept: tuple[int, ...],
     ) -> None:
         self.b, self.step, self.memories, self.given, self.nexts = b, step, memories, given, nexts
         self.readouts = readouts
-        unread = frozenset[int]().union(*(memory.unread for memory in memories))
-        self.kept = tuple(k for k in range(len(nexts)) if k not in unread)
+        self.kept = kept
         self.home = {rep.value: k for k, memory in enumerate(memories) for rep in memory.reps}
         self.home |= {readout.value: readout.memory for readout in readouts}
         self.fresh = fresh_of(step, memories, ages)

@@ -13,7 +13,6 @@ import torch
 import torch.fx as fx
 
 from r2d2c.loops import Given, Loop
-from r2d2c.lower import phases
 from r2d2c.lower.codegen import compile_function
 from r2d2c.lower.eprop import run_eprop
 from r2d2c.lower.halting import run_until
@@ -108,7 +107,7 @@ class LoopCall:
 
     def plain(self, trips: int, inputs: Tensors) -> Tensors:
         """What the loop gives, as autograd records it."""
-        if self.phases is not None and trips > 1 and phases.ENABLED and not torch.compiler.is_compiling():
+        if self.phases is not None and trips > 1 and self.phases.ready and not torch.compiler.is_compiling():
             return self.phases.run(self, trips, inputs)
         loop = self.loop
         rng: Rng | None = inputs[len(inputs) - self.sizes - 1] if self.random else None

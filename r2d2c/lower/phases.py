@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from r2d2c.graph import Graph, Node, Value
-from r2d2c.loops import Given, loop_of
-from r2d2c.lower.entries import AdvanceBuilder, Entries, Stores, computed, run_each, sources_of
+from r2d2c.graph import Graph, Node, Region, Value
+from r2d2c.loops import Given, Loop, loop_of
+from r2d2c.lower.entries import AdvanceBuilder, Computed, Entries, Stores, computed, run_each, sources_of
 from r2d2c.lower.independent import BATCH, free_carries, independent, of_samples
 from r2d2c.lower.parts import Part, Source, build_part
-from r2d2c.lower.readout import at_first, split_readouts
-from r2d2c.lower.slots import Rep, memories_of
+from r2d2c.lower.readout import Readout, at_first, split_readouts
+from r2d2c.lower.slots import Memory, Rep, memories_of
 from r2d2c.lower.tidy import Tidy, quick_ops, tidied
 
 if TYPE_CHECKING:
@@ -46,20 +46,35 @@ class Result(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Advance:
+    """Going on by a step: the carries ``kept``, what is written, and more; ``live``: what is kept of slots."""
+
+    tidy: Tidy
+    live: tuple[Computed | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Phases:
     """How a loop runs in phases.
 
-    advance: the carries ``kept`` after a step, and what it writes. finish: what else the loop gives, which may need the
-    last step alone. sizes: the names of the sizes that come last among the loop's inputs.
+    carries: a step of the carries alone. whole: all of it, for where nothing learns; None without a memory. finish: what
+    else the loop gives, which may need the last step alone. sizes: the names of the sizes that come last among the loop's
+    inputs.
     """
 
-    advance: Tidy
+    carries: Advance
+    whole: Advance | None
     finish: Part | None
     results: tuple[Result, ...]
     kept: tuple[int, ...]
     stores: Stores
     last_only: bool
     sizes: tuple[Any, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Whether this is the better way now."""
+        return ENABLED and (torch.is_grad_enabled() or self.whole is not None)
 
     def run(self, call: LoopCall, trips: int, inputs: Tensors) -> Tensors:
         """What the loop gives. ``inputs`` are those of the loop."""
@@ -80,6 +95,9 @@ class _Run:
         self.carries: list[Any] = list(inputs[:first])
         self.sequences, self.rest = inputs[first:after], inputs[after:]
         self.every: list[list[Any]] = [[] for _ in phases.results]
+        # Without a gradient one phase does all.
+        self.at_once = phases.whole is not None and not torch.is_grad_enabled()
+        self.stepped: list[Tensors] = []
 
     def all(self) -> Tensors:
         trips = self.trips
@@ -96,25 +114,36 @@ class _Run:
         for position, result in enumerate(phases.results):
             if result.kind == "next" and gives[position].kind == "steps":
                 self.every[position] += history[result.number][1:]
-        last = first + count == self.trips
-        if phases.finish is None or (phases.last_only and not last):
+        if phases.finish is None:
             return
-        if phases.last_only:
-            history, first, count = [h[-2:] for h in history], first + count - 1, 1
-        found = self._finish(history, entries, first, count)
+        if self.at_once:
+            found = tuple(map(_stack, zip(*self.stepped, strict=True)))
+        elif not phases.last_only:
+            found = self._finish(history, entries, first, count)
+        elif first + count == self.trips:
+            found = self._finish([h[-2:] for h in history], entries, first + count - 1, 1)
+            count = 1
+        else:
+            return
         for position, result in enumerate(phases.results):
             if result.kind == "out":
-                self.every[position].append(_apart(found[result.number], count, result.samples))
+                value = found[result.number]
+                self.every[position].append(
+                    value if self.at_once else _apart(value, count, result.samples)
+                )
 
     # -- the carries
     def _advance(self, first: int, count: int, entries: Sequence[Entries]) -> list[list[Any]]:
         """Go on by some steps: every carry before the first of them and after each."""
-        phases, advance = self.phases, self.phases.advance.part
+        phases = self.phases
+        way = phases.whole if self.at_once and phases.whole is not None else phases.carries
+        advance = way.tidy.part
+        self.stepped = []
         history = [[carry] for carry in self.carries]
         elements = {
             k: self._narrowed(k, first, count).unbind(0) for kind, k in advance.sources if kind == "element"
         }
-        slots = self._slots(entries)
+        slots = self._slots(entries, way.live)
         arguments: list[Any] = [
             self.rest[s.number] if s.kind in ("rest", "same") else slots.get(s) for s in advance.sources
         ]
@@ -127,8 +156,8 @@ class _Run:
         for place, kind, k in changing:
             arguments[place] = carries[k] if kind == "carry" else elements[k][0]
         last: list[Any] = [self.sizes[name] for name in advance.sizes]
-        last += phases.advance.before(*arguments, *last)
-        buffers = {value.untyped_storage().data_ptr() for s, value in slots.items() if s.kind == "buffer"}
+        last += way.tidy.before(*arguments, *last)
+        buffers = {value.untyped_storage().data_ptr() for s, value in slots.items() if s.kind.endswith("buffer")}
         views: list[int] = []
         for number in range(count):
             for place, kind, k in changing:
@@ -136,7 +165,7 @@ class _Run:
             outputs = advance(*arguments, *last)
             if buffers:
                 if not number:
-                    views = [k for k, v in enumerate(outputs) if v.untyped_storage().data_ptr() in buffers]
+                    views = [k for k, v in enumerate(outputs) if _in(v, buffers)]
                 if views:
                     outputs = tuple(v.clone() if k in views else v for k, v in enumerate(outputs))
             for k, value in zip(phases.kept, outputs, strict=False):
@@ -145,16 +174,20 @@ class _Run:
             place = len(phases.kept)
             for each in entries:
                 place += each.add(outputs[place:])
+            if self.at_once:
+                self.stepped.append(outputs[place:])
         for each in entries:
             for k in each.memory.unread:
                 carries[k] = each.after(k)
         return history
 
-    def _slots(self, entries: Sequence[Entries]) -> dict[Source, Any]:
-        """What carries need of the slots, before the first step."""
+    def _slots(
+        self, entries: Sequence[Entries], lives: Sequence[Computed | None]
+    ) -> dict[Source, Any]:
+        """What is kept of the slots, before the first step."""
         stores = self.phases.stores
         found: dict[Source, Any] = {}
-        for k, (each, live) in enumerate(zip(entries, stores.live, strict=True)):
+        for k, (each, live) in enumerate(zip(entries, lives, strict=True)):
             if live is None:
                 continue
             starts = {field: value.flatten(0, 1) for field, value in each.starts.items()}
@@ -254,6 +287,14 @@ def _together(values: Sequence[Any]) -> Any:
     return values[0] if len(values) == 1 else torch.cat(list(values))
 
 
+def _in(value: Any, buffers: set[int]) -> bool:
+    return isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in buffers
+
+
+def _stack(values: Sequence[Any]) -> torch.Tensor:
+    return torch.stack([v if isinstance(v, torch.Tensor) else torch.tensor(v) for v in values])
+
+
 def _apart(value: Any, count: int, samples: bool) -> Any:
     """``[count·B, …]`` as ``[count, B, …]``; what has no samples is the same at every step."""
     if not isinstance(value, torch.Tensor):
@@ -287,13 +328,9 @@ def plan(graph: Graph, node: Node, whole: FxBuilder, new: Callable[[Graph], FxBu
         step = graph.regions[step.name]
         nexts = [port.value for port in step.outputs[:first]]
         memories = memories_of(graph, node, free)
-    b = new(graph)
-    b.quick = quick_ops(step, loop, learning=False)
-    ages = {step.outputs[store.age].value for store in loop.memories}
-    advance = AdvanceBuilder(b, step, memories, readouts, given, nexts, ages)
-    carries = tidied(advance.run(f"{loop.name} carries"))
-
-    known = {value: Source("next", k) for k, value in enumerate(nexts) if k in advance.kept and k in free}
+    maker = _Maker(loop, step, memories, readouts, given, nexts, lambda: new(graph))
+    carries = maker.advance("carries", ())
+    known = {value: Source("next", k) for k, value in enumerate(nexts) if k in maker.kept and k in free}
     known = {**known, **sources_of(memories, readouts), **given}
     wanted: list[Value] = []
     results: list[Result] = []
@@ -305,25 +342,79 @@ def plan(graph: Graph, node: Node, whole: FxBuilder, new: Callable[[Graph], FxBu
         if value not in wanted:
             wanted.append(value)
         results.append(Result("out", wanted.index(value), of_samples(graph.types[value])))
-    b = new(graph)
-    b.quick = quick_ops(step, loop, learning=True)
-    finish = build_part(b, f"{loop.name} steps", step, wanted, known) if wanted else None
-    used = finish.sources if finish is not None else ()
-    live, each, number = [], [], 0
-    count = sum(len(memory.reps) for memory in memories)
-    for k, memory in enumerate(memories):
-        sums = [(count + n, r) for n, r in enumerate(readouts) if r.memory == k]
-        numbered = [(number + n, rep) for n, rep in enumerate(memory.reps)]
-        number += len(numbered)
-        reps = [*advance.live[k], *((n, Rep(r.source)) for n, r in sums if r in advance.read)]
-        live.append(computed(new(graph), f"{loop.name} slots", step, memory, reps, given))
-        reps = [(n, rep) for n, rep in numbered if Source("slots", n) in used]
-        reps += [(n, Rep(r.source)) for n, r in sums if Source("readout", n - count) in used]
-        each.append(computed(new(graph), f"{loop.name} entries", step, memory, reps, given))
-    weights = tuple(given[readout.weight].number for readout in readouts)
-    stores = Stores(memories, readouts, tuple(live), tuple(each), count, weights)
-    for part in (carries.part, finish, *stores.parts()):
-        for name in part.sizes if part is not None else ():
+    finish = build_part(maker.builder(True), f"{loop.name} steps", step, wanted, known) if wanted else None
+    stores = Stores(memories, readouts, maker.read(finish), maker.count, maker.weights)
+    ways = [carries, *([maker.advance("outputs", wanted)] if memories else [])]
+    parts = [part for way in ways for part in (way.tidy.part, *(c.part for c in way.live if c is not None))]
+    parts += [*([finish] if finish is not None else []), *(c.part for c in stores.each if c is not None)]
+    for part in parts:
+        for name in part.sizes:
             whole.argument(name)
     last_only = all(g.kind == "last" for g, r in zip(loop.gives, results, strict=True) if r.kind == "out")
-    return Phases(carries, finish, tuple(results), advance.kept, stores, last_only, tuple(whole.wanted))
+    return Phases(
+        carries,
+        ways[1] if memories else None,
+        finish,
+        tuple(results),
+        maker.kept,
+        stores,
+        last_only,
+        tuple(whole.wanted),
+    )
+
+
+class _Maker:
+    """Makes the parts of a loop's step."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        step: Region,
+        memories: tuple[Memory, ...],
+        readouts: tuple[Readout, ...],
+        given: dict[Value, Source],
+        nexts: list[Value],
+        new: Callable[[], FxBuilder],
+    ) -> None:
+        self.loop, self.step, self.memories, self.readouts = loop, step, memories, readouts
+        self.given, self.nexts, self.new = given, nexts, new
+        self.count = sum(len(memory.reps) for memory in memories)
+        self.weights = tuple(given[readout.weight].number for readout in readouts)
+        unread = frozenset[int]().union(*(memory.unread for memory in memories))
+        self.kept = tuple(k for k in range(len(nexts)) if k not in unread)
+
+    def builder(self, learning: bool) -> FxBuilder:
+        b = self.new()
+        b.quick = quick_ops(self.step, self.loop, learning)
+        return b
+
+    def advance(self, name: str, more: Sequence[Value]) -> Advance:
+        """Going on by a step, with ``more`` than the carries."""
+        ages = {self.step.outputs[store.age].value for store in self.loop.memories}
+        made = AdvanceBuilder(
+            self.builder(False), self.step, self.memories, self.readouts, self.given, self.nexts, ages, self.kept
+        )
+        tidy = tidied(made.run(f"{self.loop.name} {name}", more))
+        live = []
+        for k, reps in enumerate(made.live):
+            sums = [(n, r) for n, r in self._sums(k) if r in made.read]
+            live.append(self._computed(k, [*reps, *((n, Rep(r.source)) for n, r in sums)]))
+        return Advance(tidy, tuple(live))
+
+    def read(self, part: Part | None) -> tuple[Computed | None, ...]:
+        """What a part reads of the slots of every memory."""
+        used = part.sources if part is not None else ()
+        found, first = [], 0
+        for k, memory in enumerate(self.memories):
+            reps = [(first + n, r) for n, r in enumerate(memory.reps) if Source("slots", first + n) in used]
+            first += len(memory.reps)
+            sums = [(n, r) for n, r in self._sums(k) if Source("readout", n - self.count) in used]
+            found.append(self._computed(k, [*reps, *((n, Rep(r.source)) for n, r in sums)]))
+        return tuple(found)
+
+    def _sums(self, memory: int) -> list[tuple[int, Readout]]:
+        return [(self.count + n, r) for n, r in enumerate(self.readouts) if r.memory == memory]
+
+    def _computed(self, memory: int, reps: list[tuple[int, Rep]]) -> Computed | None:
+        name = f"{self.loop.name} slots"
+        return computed(self.new(), name, self.step, self.memories[memory], reps, self.given)

@@ -229,6 +229,9 @@ SLOTS_AS_SAMPLES = Op(
 def _slots_shape(s: Shapes, a: Any) -> TensorType:
     expect_tensor(a.x, "x", "`samples_as_slots`")
     samples = divide(s.resolve(a.x.dims[0]), a.slots)
+    if a.samples is not None and not s.unify(a.x.dims[0], a.samples * a.slots):
+        rows = f"[{a.samples * a.slots}, …]"
+        raise ShapeError(f"a value of every slot has a row for each, {rows}, and `x` is {a.x}", "x")
     if samples is None:
         raise ShapeError(f"`x` is {a.x}, and {a.x.dims[0]} rows are no samples of {a.slots} slots", "x")
     return TensorType(a.x.dtype, (samples, a.slots, *a.x.dims[1:]))
@@ -237,7 +240,11 @@ def _slots_shape(s: Shapes, a: Any) -> TensorType:
 SAMPLES_AS_SLOTS = Op(
     "samples_as_slots",
     "What `slots_as_samples` took apart: `[B*K, …]` as `[B, K, …]`.",
-    (Arg("x", doc="`[B*K, …]`, any dtype"), Arg("slots", "size", doc="K, how many slots a sample has")),
+    (
+        Arg("x", doc="`[B*K, …]`, any dtype"),
+        Arg("slots", "size", doc="K, how many slots a sample has"),
+        Arg("samples", "size", None, doc="how many samples there have to be"),
+    ),
     _slots_shape,
     lambda b, a: b("torch.unflatten", a.x, 0, (-1, b.size(a.slots))),
     lambda o, a: o("Reshape", a.x, o.shape((-1, a.slots, *o.type("x").dims[1:]))),

@@ -11,7 +11,7 @@ from r2d2c.loops import NEVER
 from r2d2c.resolve.memories import AGE, COUNT, REPLACED, SLOTS, SURPRISE, WRITTEN, Memory
 from r2d2c.resolve.region import RegionBuilder
 from r2d2c.resolve.results import FAILED, Failed, MemoryResult, Placed, SlotResult
-from r2d2c.types import TensorType
+from r2d2c.types import TensorType, symbol
 
 if TYPE_CHECKING:
     from r2d2c.resolve.evaluate import Evaluator
@@ -139,7 +139,8 @@ class _Reads:
         made = Value(found.each["each"].node, callee.output(name))
         if memory.shared:
             return made
-        return self._once(name, "samples_as_slots", (made,), {"slots": memory.slots})
+        attrs = {"slots": memory.slots, "samples": symbol("B")}
+        return self._once(name, "samples_as_slots", (made,), attrs)
 
 
 def add(
