@@ -39,6 +39,13 @@ def recomputed(setting: Setting, steps: int) -> Result:
     return Result(_peak("loop, recomputed", steps, setting), _peak("loop", steps, setting), "B")
 
 
+def chunked(setting: Setting, short: int, long: int) -> Result:
+    """A memory store over a long sequence, learned in chunks, against a short one."""
+    if setting.quick:
+        short, long = short // 10, long // 10
+    return Result(_peak("slots", long, setting), _peak("slots", short, setting), "B")
+
+
 def _peak(kind: str, layers: int, setting: Setting) -> float:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     environment |= {
@@ -70,6 +77,9 @@ def _case(kind: str, layers: int, size: int, device: str) -> None:
     if kind.startswith("loop"):
         _loop(kind, layers, size, device)
         return
+    if kind == "slots":
+        _slots(layers, device)
+        return
     # With a credit rule eight times the samples, of an eighth of the size: what a rule stores for every layer,
     # such as the B of `direct`, is then small beside its activations.
     wide = kind in RULES
@@ -97,6 +107,20 @@ def _loop(kind: str, steps: int, size: int, device: str) -> None:
     model = compiled(spec(width, "recomputed" in kind, str(steps), layers), device)
     for _ in range(STEPS):
         model.learn(x=x, y=y)
+        model.zero_grad()
+
+
+def _slots(length: int, device: str) -> None:
+    """A learning pass over a sequence of tokens in chunks of 64, as `train.chunk: 64` makes it."""
+    from bench.slots import spec, tokens_of
+    from bench.specs import compiled
+
+    tokens, chunk = 32, 64
+    model = compiled(spec(64, 32, tokens, "layer"), device)
+    state = None
+    for first in range(0, length, chunk):
+        x, y = tokens_of(32, min(chunk, length - first), tokens, device)
+        state = model.learn(x=x, y=y, state=state).state
         model.zero_grad()
 
 

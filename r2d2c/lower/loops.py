@@ -92,7 +92,9 @@ class LoopCall:
         return self._step
 
     def __call__(self, trips: int, *inputs: Any) -> Tensors:
-        taught = torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs)
+        taught = torch.is_grad_enabled() and any(
+            isinstance(x, torch.Tensor) and x.requires_grad for x in inputs
+        )
         if self.eprop is not None and taught and trips > 0:
             results = run_eprop(self, self.eprop, trips, inputs)
         else:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from r2d2c.lower.loops import LoopCall
 
 Tensors = tuple[Any, ...]
-# How many steps are computed at once.
-PIECE = 64
+# How many steps are computed at once, at the most.
+PIECE = 256
 # Whether loops run in phases where they may, and memories by entries. Without it a loop runs as it is defined.
 ENABLED = True
 
@@ -188,6 +188,7 @@ class _Run:
         stores = self.phases.stores
         found: dict[Source, Any] = {}
         for k, (each, live) in enumerate(zip(entries, lives, strict=True)):
+            found[Source("base", k)], found[Source("bin", k)] = each.base, each.bin
             if live is None:
                 continue
             starts = {field: value.flatten(0, 1) for field, value in each.starts.items()}
@@ -205,7 +206,6 @@ class _Run:
                     buffer, view = each.buffer(value)
                     found[Source("buffer", number)] = buffer
                     found[Source("slots", number)] = view if rep.field is None else each.by_slot(view)
-            found[Source("base", k)], found[Source("bin", k)] = each.base, each.bin
         return found
 
     def _narrowed(self, number: int, first: int, count: int) -> Any:

@@ -39,9 +39,14 @@ def _expect_written(s: Shapes, a: Any, x: TensorType, name: str) -> None:
 
 def _pick(b: Any, a: Any, index: Any) -> Any:
     """What slots of every sample hold, in the order of ``index``, ``[B, k]``."""
-    for axis in range(2, b.type("x").rank):
-        index = b("torch.unsqueeze", index, axis)
-    return b("torch.take_along_dim", a.x, index, 1)
+    if b.type("x").rank == 2:
+        return b("torch.gather", a.x, 1, index)
+    # Whole rows, several times as fast as an index for every number in them. These indices are never out of range.
+    samples = b("torch.arange", b.python(len, index), device=b.python(getattr, index, "device"))
+    first = b("torch.unsqueeze", b("torch.mul", samples, b.size(b.type("x").dims[1])), 1)
+    rows = b("torch.flatten", b("torch.add", index, first))
+    found = b("torch.index_select", b("torch.flatten", a.x, 0, 1), 0, rows)
+    return b("torch.unflatten", found, 0, b.python(getattr, index, "shape"))
 
 
 def _pick_onnx(o: Any, a: Any, index: Any) -> Any:

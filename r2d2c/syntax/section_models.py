@@ -171,6 +171,54 @@ class MemoryModel(Model):
     doc: Text | None = Field(None, description="What the memory is for.")
 
 
+class GrowModel(Model):
+    """How an op graph changes while it is trained."""
+
+    every: Expression = Field(
+        description="When: `epochs(1)`, `steps(200)`, or `plateau(3)`, as many epochs without progress."
+    )
+    add: Expression | None = Field(None, description="How many random ops are added each time.")
+    prune: Expression | None = Field(None, description="How many ops are removed each time.")
+    by: Expression | None = Field(
+        None, description="What an op is worth: `effect`, `magnitude`, `taylor`, or an expression of them."
+    )
+    whole: Flag | None = Field(
+        None,
+        description="Whether an op that others use may go, with all that depends on it; else only leaves go.",
+    )
+    prefer: Expression | None = Field(
+        None, description="Which arguments new ops get: `any`, `gradient` (where much is to gain) or `near`."
+    )
+    depth: Expression | None = Field(None, description="The most ops in a row.")
+    epochs: Expression | None = Field(None, description="The epoch after which it stays as it is.")
+
+
+class OpGraphModel(Model):
+    """Small ops on columns and on each other, wired one by one, that grow and are pruned."""
+
+    ops: list[Expression] | None = Field(
+        None, description="The kinds of ops that may grow: `[add, mul, gauss]`."
+    )
+    capacity: Expression = Field(description="The most ops there may ever be.")
+    start: Expression | None = Field(None, description="How many random ops there are at first.")
+    nodes: dict[NameKey, Expression] | None = Field(
+        None, description="Ops by name: `o1: o0 * p`, of columns `x[0]`, other ops and trained numbers `p`."
+    )
+    normalise: Expression | None = Field(
+        None,
+        description="What is done to the value of an op: `batch` (over the batch, with running statistics) or `none`.",
+    )
+    places: Expression | None = Field(
+        None,
+        description="Where columns and ops are in space: `grid(4, 4)`, `ball`, `random`, `given` or `learned`.",
+    )
+    wire: Expression | None = Field(
+        None, description="Which arguments an op may have, by places: `distance < 0.3`."
+    )
+    grow: GrowModel | None = Field(None, description="How it changes while it is trained.")
+    doc: Text | None = Field(None, description="What the op graph is for.")
+
+
 class TrainModel(Model):
     """How `r2d2c train` trains; every key can be given on the command line instead."""
 
@@ -279,6 +327,14 @@ SECTIONS: tuple[Section, ...] = (
         one="memory",
         record=sections.Memory,
         model=MemoryModel,
+    ),
+    Section(
+        "op_graphs",
+        dict[NameKey, OpGraphModel],
+        "Ops on columns and on each other, that grow and are pruned.",
+        one="op graph",
+        record=sections.OpGraph,
+        model=OpGraphModel,
     ),
     Section(
         "loops",

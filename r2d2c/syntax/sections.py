@@ -141,6 +141,27 @@ class Memory(Named):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class OpGraph(Named):
+    """An op graph; ``grow`` has its keys as expressions."""
+
+    capacity: YScalar
+    ops: tuple[YScalar, ...] = ()
+    start: YScalar | None = None
+    nodes: Mapping[str, YScalar] = field(default_factory=dict)
+    normalise: YScalar | None = None
+    places: YScalar | None = None
+    wire: YScalar | None = None
+    grow: Any = None
+    doc: str | None = None
+
+    def key_of(self, name: str) -> Span:
+        """Where the name of an op stands."""
+        entries = self.node.get("nodes") if isinstance(self.node, YMap) else None
+        key = entries.key(name) if isinstance(entries, YMap) else None
+        return self.span if key is None else key.span
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Loop(Named):
     """A loop; its key is the signature, such as ``refine(data)``. The values of ``carry`` have `value` and `credit`."""
 
@@ -208,6 +229,7 @@ class Document(Record):
     blocks: tuple[Block, ...] = ()
     hypernets: tuple[Hypernet, ...] = ()
     memories: tuple[Memory, ...] = ()
+    op_graphs: tuple[OpGraph, ...] = ()
     loops: tuple[Loop, ...] = ()
     tasks: tuple[Task, ...] = ()
     links: tuple[Link, ...] = ()
@@ -220,7 +242,7 @@ class Document(Record):
 SECTION_NAMES: tuple[str, ...] = tuple(f.name for f in fields(Document) if f.name not in ("span", "node"))
 # The sections that are maps, so that `--set train.epochs=3` may add one.
 MAP_SECTIONS: tuple[str, ...] = (
-    "dims", "inputs", "targets", "blocks", "hypernets", "memories", "loops", "links", "losses", "outputs", "train",
+    "dims", "inputs", "targets", "blocks", "hypernets", "memories", "op_graphs", "loops", "links", "losses", "outputs", "train",
 )  # fmt: skip
 
 # The maps whose keys are names with dots: `--set train.rates.encode.r=0.1` sets `encode.r` there.

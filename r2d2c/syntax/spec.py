@@ -20,6 +20,8 @@ from r2d2c.syntax.lexer import Region
 from r2d2c.syntax.sections import Document
 from r2d2c.syntax.yaml_tree import YScalar, yaml_comment_after
 
+OP_GRAPH_OPTIONS = ("start", "normalise", "places", "wire")
+GROW_OPTIONS = ("every", "add", "prune", "by", "prefer", "depth", "epochs")
 HYPERNET_OPTIONS = ("mode", "hidden", "act", "rank", "base", "chunks", "normalise")
 
 
@@ -94,6 +96,20 @@ class MemorySyntax:
 
 
 @dataclass(slots=True)
+class OpGraphSyntax:
+    """An op graph. ``options``: what has one expression, by key; ``grow`` the same of its growth, None without."""
+
+    name: str
+    span: Span
+    capacity: Syntax
+    ops: list[Syntax]
+    nodes: list[Named]
+    options: dict[str, Syntax] = field(default_factory=dict)
+    grow: dict[str, Syntax] | None = None
+    whole: bool = False
+
+
+@dataclass(slots=True)
 class HypernetSyntax:
     """A hypernet: what it makes, and its options by name."""
 
@@ -140,6 +156,7 @@ class Spec:
     blocks: list[BlockSyntax] = field(default_factory=list)
     hypernets: list[HypernetSyntax] = field(default_factory=list)
     memories: list[MemorySyntax] = field(default_factory=list)
+    op_graphs: list[OpGraphSyntax] = field(default_factory=list)
     loops: list[LoopSyntax] = field(default_factory=list)
     tasks: list[TaskSyntax] = field(default_factory=list)
     losses: list[LossSyntax] = field(default_factory=list)
@@ -232,11 +249,7 @@ def _parse_hypernets(document: Document, sink: Sink) -> list[HypernetSyntax]:
     hypernets = []
     for net in document.hypernets:
         makes = parse_scalar(net.makes, parse_expression, sink)
-        options: dict[str, Syntax] = {}
-        for name in HYPERNET_OPTIONS:
-            given = parse_scalar(getattr(net, name), parse_expression, sink)
-            if given is not None:
-                options[name] = given
+        options = _options(net, HYPERNET_OPTIONS, sink)
         if makes is not None:
             hypernets.append(HypernetSyntax(net.name, net.key.span, makes, options))
     return hypernets
@@ -273,6 +286,30 @@ def _parse_memories(document: Document, sink: Sink) -> list[MemorySyntax]:
     return memories
 
 
+def _options(record: Any, names: tuple[str, ...], sink: Sink) -> dict[str, Syntax]:
+    """The expressions that are there, by key."""
+    found = {name: parse_scalar(getattr(record, name), parse_expression, sink) for name in names}
+    return {name: syntax for name, syntax in found.items() if syntax is not None}
+
+
+def _parse_op_graphs(document: Document, sink: Sink) -> list[OpGraphSyntax]:
+    found = []
+    for graph in document.op_graphs:
+        capacity = parse_scalar(graph.capacity, parse_expression, sink)
+        ops = [parse_scalar(scalar, parse_expression, sink) for scalar in graph.ops]
+        nodes = [
+            Named(name, graph.key_of(name), parse_scalar(scalar, parse_expression, sink))
+            for name, scalar in graph.nodes.items()
+        ]
+        grow = None if graph.grow is None else _options(graph.grow, GROW_OPTIONS, sink)
+        options = _options(graph, OP_GRAPH_OPTIONS, sink)
+        if capacity is None or None in ops or any(entry.syntax is None for entry in nodes):
+            continue
+        whole = bool(graph.grow is not None and graph.grow.whole)
+        found.append(OpGraphSyntax(graph.name, graph.key.span, capacity, ops, nodes, options, grow, whole))
+    return found
+
+
 def parse_blocks(document: Document, sink: Sink) -> list[BlockSyntax]:
     """The blocks of a document; those of an import are parsed with this too."""
     blocks = []
@@ -307,6 +344,7 @@ def parse_spec(document: Document, sink: Sink) -> Spec:
     spec.blocks = parse_blocks(document, sink)
     spec.hypernets = _parse_hypernets(document, sink)
     spec.memories = _parse_memories(document, sink)
+    spec.op_graphs = _parse_op_graphs(document, sink)
     spec.loops = _parse_loops(document, sink)
     for task in document.tasks:
         spec.tasks.append(

@@ -45,12 +45,17 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
 
 
 def test_the_spec_of_the_readme_is_the_ready_one() -> None:
-    spec, _ = blocks(README, "yaml")
+    spec = blocks(README, "yaml")[0]
     assert spec == DEMO.read_text("utf-8")
 
 
+# The pages whose specs learn and run here, each with the numbers of these specs.
+SPECS = {"README.md": (1, 2), "docs/loops.md": (0, 1, 2), "docs/memory.md": (0, 1, 2)}
+
+
 @pytest.mark.parametrize(
-    ("page", "number"), [("README.md", 1), *(("docs/loops.md", number) for number in range(3))]
+    ("page", "number"),
+    [(page, number) for page, numbers in SPECS.items() for number in numbers],
 )
 def test_a_spec_of_a_page_learns_and_runs(page: str, number: int) -> None:
     text = blocks((ROOT / page).read_text("utf-8"), "yaml")[number]
@@ -65,8 +70,11 @@ def test_a_spec_of_a_page_learns_and_runs(page: str, number: int) -> None:
     assert all(value.isfinite().all() for value in outputs.values())
 
 
-def test_every_spec_of_the_page_on_loops_is_run() -> None:
-    assert len(blocks((ROOT / "docs/loops.md").read_text("utf-8"), "yaml")) == 3
+@pytest.mark.parametrize("page", SPECS)
+def test_every_spec_of_a_page_is_run(page: str) -> None:
+    first = 1 if page == "README.md" else 0  # its first spec is a ready one
+    found = blocks((ROOT / page).read_text("utf-8"), "yaml")
+    assert SPECS[page] == tuple(range(first, len(found)))
 
 
 def test_the_wiring_of_the_readme_is_the_real_one() -> None:

@@ -20,7 +20,7 @@ FRAME_ONLY = {"W451", "W452"}
 # What needs no example of its own: words of a message, or sentences of the reference.
 REQUIRED_SECTIONS = (
     "r2d2c", "model", "doc", "dims", "imports", "inputs", "targets", "blocks", "tasks", "links", "losses", "outputs",
-    "credit", "train", "loops", "hypernets",
+    "credit", "train", "loops", "hypernets", "memories",
 )  # fmt: skip
 
 

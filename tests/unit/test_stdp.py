@@ -137,4 +137,6 @@ def test_training_lets_causal_synapses_grow() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     change(model, pre, post)
     optimizer.step()
-    assert float(weight.detach()[0, 1] - before[0, 1]) == pytest.approx(0.1 * PLUS * math.exp(-3 / TAU_PLUS), abs=1e-9)
+    assert float(weight.detach()[0, 1] - before[0, 1]) == pytest.approx(
+        0.1 * PLUS * math.exp(-3 / TAU_PLUS), abs=1e-9
+    )

@@ -1,0 +1,212 @@
+"""What must hold of op graphs: checks of single nodes, of explicit ones, and of whole tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from types import CodeType
+
+import numpy as np
+
+from r2d2c.mutations import ANY_NAME, INPUT_NAME, NODE_NAME, Add, refuse
+from r2d2c.opgraph import ARGUMENTS, FREE, KINDS, NUMBER, OP_KINDS, Ints, Topology, depths, empty, used
+
+_SAMPLES = 256
+
+
+def check_name(name: str, taken: Mapping[str, int]) -> None:
+    """Refuse a name that is no name, is an input's, or is taken."""
+    if not ANY_NAME.fullmatch(name):
+        refuse("name", f"`{name}` is no name for a node", name=name, remedy="use letters, digits and `_`")
+    if INPUT_NAME.fullmatch(name):
+        refuse("name", f"`{name}` is the name of an input", name=name)
+    if name in taken:
+        refuse("name", f"there is a node `{name}` already", name=name)
+
+
+def check_kind(new: Add) -> int:
+    """The index of a new node's op; refuses unknown ops, the wrong count of arguments, numbers that are none."""
+    if new.kind not in KINDS:
+        known = ", ".join(KINDS)
+        refuse("kind", f"`{new.name}`: there is no op `{new.kind}`", name=new.name, remedy=f"ops: {known}")
+    index = KINDS[new.kind]
+    arity = OP_KINDS[index].arity
+    if len(new.args) != arity:
+        takes = f"`{new.kind}` takes {arity} argument{'s' if arity > 1 else ''}, not {len(new.args)}"
+        refuse("arity", f"`{new.name}`: {takes}", name=new.name)
+    for arg in new.args:
+        if not isinstance(arg, str) and not math.isfinite(arg):
+            refuse("number", f"`{new.name}`: a number starts at {arg}", name=new.name)
+    return index
+
+
+def check_alive(new: Add) -> None:
+    """Refuse a node that nothing could ever be learned from: its value would be the same for all inputs."""
+    if not any(isinstance(arg, str) for arg in new.args):
+        dead = f"`{new.name}` reads no column: its value would be the same for all inputs"
+        refuse("dead", dead, name=new.name, remedy="let it read an input or a node")
+    if constant(new.kind, _labels(new.args)):
+        reads = ", ".join(map(str, new.args))
+        dead = f"`{new.name}`: {new.kind}({reads}) is the same for all inputs"
+        refuse("dead", dead, name=new.name, remedy="let it read other columns, or start its number elsewhere")
+
+
+def pattern(columns: Sequence[int]) -> tuple[str | float, ...]:
+    """Which of a node's arguments are the same column, for `constant`; its numbers count as some number."""
+    return _labels([0.7 if column == NUMBER else f"c{column}" for column in columns])
+
+
+def _labels(args: Sequence[str | float]) -> tuple[str | float, ...]:
+    names: dict[str, str] = {}
+    return tuple(
+        names.setdefault(arg, "abc"[len(names)]) if isinstance(arg, str) else float(arg) for arg in args
+    )
+
+
+@lru_cache(1024)
+def constant(kind: str, args: tuple[str | float, ...]) -> bool:
+    """Whether an op of these arguments (equal letters: the same column) has one value, whatever the columns hold.
+
+    Found by trying columns of all magnitudes, so it holds for every op there will be.
+    """
+    columns = dict(zip("abc", _tries(), strict=True))
+    given = [columns[arg] if isinstance(arg, str) else np.full(_SAMPLES, arg) for arg in args]
+    with np.errstate(all="ignore"):
+        found = evaluate(kind, given)
+    return len(np.unique(found[np.isfinite(found)])) <= 1
+
+
+@lru_cache(1)
+def _tries() -> Ints:
+    generator = np.random.default_rng(0)
+    shape = (ARGUMENTS, _SAMPLES)
+    return 10.0 ** generator.uniform(-3, 4, shape) * generator.choice([-1.0, 1.0], shape)
+
+
+@lru_cache(64)
+def commutes(kind: str) -> bool:
+    """Whether an op of two arguments has the same value when they change places."""
+    first, second = np.random.default_rng(1).normal(size=(2, _SAMPLES))
+    return OP_KINDS[KINDS[kind]].arity == 2 and np.array_equal(
+        evaluate(kind, [first, second]), evaluate(kind, [second, first])
+    )
+
+
+def evaluate(kind: str, args: Sequence[Ints]) -> Ints:
+    """An op's values, in numpy and in the precision of its arguments."""
+    code = _code(OP_KINDS[KINDS[kind]].formula)
+    functions = {name: getattr(np, name) for name in code.co_names if name not in "abc"}
+    found: Ints = eval(code, {"__builtins__": {}} | functions, dict(zip("abc", args, strict=False)))
+    return found
+
+
+@lru_cache(64)
+def _code(formula: str) -> CodeType:
+    return compile(formula, "<formula>", "eval")
+
+
+def downstream(args: Ints, inputs: int, rows: Iterable[int], most: int | None = None) -> list[int]:
+    """These rows and all that read them, directly or not, by row; stops early where there are more than `most`."""
+    found = np.zeros(len(args), bool)
+    front = np.fromiter(rows, np.int64)
+    count = 0
+    # One more place, which NUMBER picks; it stays false.
+    read = np.zeros(inputs + len(args) + 1, bool)
+    while len(front) and (most is None or count <= most):
+        found[front] = True
+        count += len(front)
+        read[:] = False
+        read[inputs + front] = True
+        front = np.flatnonzero(read[args].any(1) & ~found)
+    reached: list[int] = np.flatnonzero(found).tolist()
+    return reached
+
+
+def find_cycle(topology: Topology, depth: Ints) -> list[str]:
+    """The names along one cycle, each read by the one before. depth: as `depths` gives it, -1 somewhere."""
+    stuck = depth < 0
+    row = int(np.flatnonzero(stuck)[0])
+    path: list[int] = []
+    while row not in path:
+        path.append(row)
+        nodes = topology.args[row] - topology.inputs
+        row = next(node for node in nodes.tolist() if node >= 0 and stuck[node])
+    return [str(topology.names[at]) for at in path[path.index(row) :]]
+
+
+def build(inputs: int, capacity: int, nodes: Sequence[Add]) -> tuple[Topology, Ints]:
+    """The op graph of explicit nodes, in any order, and its numbers, f64[capacity, 3].
+
+    Raises `MutationError` for unknown ops and names, wrong counts of arguments, cycles, constant nodes, and more
+    nodes than there is room for.
+    """
+    if len(nodes) > capacity:
+        refuse("full", f"there are {len(nodes)} nodes, and room for {capacity}", remedy="raise `capacity`")
+    start = empty(inputs, capacity)
+    kind, args, numbers = start.kind.copy(), start.args.copy(), np.zeros((capacity, ARGUMENTS))
+    rows: dict[str, int] = {}
+    for row, node in enumerate(nodes):
+        check_name(node.name, rows)
+        rows[node.name] = row
+        kind[row] = check_kind(node)
+    for row, node in enumerate(nodes):
+        for place, arg in enumerate(node.args):
+            if isinstance(arg, str):
+                args[row, place] = find_column(arg, node.name, inputs, rows)
+            else:
+                numbers[row, place] = arg
+    last = max((int(found[1]) for name in rows if (found := NODE_NAME.fullmatch(name))), default=-1)
+    names = (*rows, *[None] * (capacity - len(rows)))
+    topology = replace(start, kind=kind, args=args, names=names, next=last + 1)
+    depth = depths(topology)
+    if (depth < 0).any():
+        cycle = find_cycle(topology, depth)
+        way = " reads ".join(f"`{name}`" for name in [*cycle, cycle[0]])
+        refuse("cycle", f"these nodes read each other in a circle: {way}", name=cycle[0])
+    for node in nodes:
+        check_alive(node)
+    return topology, numbers
+
+
+def find_column(name: str, reader: str, inputs: int, rows: Mapping[str, int]) -> int:
+    """The column of a name, as an argument of `reader`; refuses (`unknown`) what is neither input nor node."""
+    if name in rows:
+        return inputs + rows[name]
+    found = INPUT_NAME.fullmatch(name)
+    if found and int(found[1]) < inputs:
+        return int(found[1])
+    there = f"there are {inputs} inputs, the first is `x0`" if found else "it is no input and no node"
+    refuse("unknown", f"`{reader}` reads `{name}`: {there}", name=reader)
+
+
+def problems(topology: Topology) -> list[str]:
+    """What is wrong with a table, in words; empty for every table that is built and mutated by these modules."""
+    live, capacity = topology.live, topology.capacity
+    if topology.args.shape != (capacity, ARGUMENTS) or len(topology.names) != capacity:
+        return ["the table's arrays are not of one length"]
+    if (topology.kind < FREE).any() or (topology.kind >= len(OP_KINDS)).any():
+        return ["a kind is no op"]
+    if (topology.args < NUMBER).any() or (topology.args >= topology.columns).any():
+        return ["an argument is no column"]
+    found = []
+    named = [name for name in topology.names if name is not None]
+    if len(set(named)) != len(named):
+        found.append("a name is used twice")
+    if [name is not None for name in topology.names] != live.tolist():
+        found.append("names and nodes are not in the same rows")
+    if any(int(match[1]) >= topology.next for name in named if (match := NODE_NAME.fullmatch(name))):
+        found.append("the next name has been used")
+    reads = used(topology)
+    if (topology.args[~reads] != NUMBER).any():
+        found.append("a node has more arguments than its op takes, or a free row has some")
+    nodes = topology.args[topology.args >= topology.inputs] - topology.inputs
+    if not live[nodes].all():
+        found.append("a node reads a free row")
+    # Without cycles, a node that reads a column depends on an input, as that column does.
+    elif (depths(topology) < 0).any():
+        found.append("nodes read each other in a circle")
+    if not (reads & (topology.args != NUMBER)).any(1)[live].all():
+        found.append("a node reads no column")
+    return found
