@@ -14,6 +14,7 @@ import torch
 
 import r2d2c
 from r2d2c.model import Model
+from r2d2c.train.data.dataset import Column, Dataset, Table
 from r2d2c.train.data.sources import open_data
 
 ROOT = Path(__file__).parents[1]
@@ -110,12 +111,11 @@ SYMBOL_ROWS = (
     Row("1 slot", SYMBOLS, settings=slots(1)),
     Row("8 slots", SYMBOLS, settings=slots(8)),
     Row("2 slots, sorted, without ages", SYMBOLS, (NO_AGES,)),
-    Row("2 slots, neither sorted nor with ages", SYMBOLS, (UNSORTED, NO_AGES), seeds=3),
+    Row("2 slots, neither sorted nor with ages", SYMBOLS, (UNSORTED, NO_AGES)),
     Row("2 slots, without the chain", SYMBOLS, (NO_CHAIN,)),
     Row("2 slots, neither sorted, ages nor chain", SYMBOLS, (UNSORTED, NO_AGES, NO_CHAIN)),
     Row("2 slots, written at every step", SYMBOLS, (ALWAYS,)),
     Row("2 slots, FIFO", SYMBOLS, (FIFO,)),
-    Row("2 slots, FIFO, without the chain", SYMBOLS, (FIFO, NO_CHAIN)),
     Row("8 slots, FIFO", SYMBOLS, (FIFO,), slots(8)),
     Row("8 slots, FIFO, without the chain", SYMBOLS, (FIFO, NO_CHAIN), slots(8)),
 )
@@ -184,8 +184,8 @@ ALL_SLOTS = ("most = top_slots(m.rep, m.surprise, 2)", "most = by_age(m.rep, m.a
 MEMORY = "memory, 8 slots"
 DELAY_ROWS = (
     Row(MEMORY, REMEMBER, seeds=3),
-    Row("FIFO, 8 slots", REMEMBER, (ALL_SLOTS,), ("memories.m.replace=oldest",), seeds=3),
-    Row("LSTM, backpropagation over 50 steps", REMEMBER, lstm("truncate(50)"), seeds=3),
+    Row("FIFO, 8 slots", REMEMBER, (ALL_SLOTS,), ("memories.m.replace=oldest",)),
+    Row("LSTM, backpropagation over 50 steps", REMEMBER, lstm("truncate(50)")),
     Row("LSTM, backpropagation over all steps", REMEMBER, lstm("backprop")),
 )
 DECAYS = (0.9, 0.95, 0.98, 0.99)
@@ -239,3 +239,73 @@ def retention(row: Row, trained: Model, rate: float, most: int = 1_200, count: i
         "symbol": float(symbol.mean()),
         "filler": float((filler / steps).mean()),
     }
+
+
+# -- one symbol among noise that cannot be predicted
+
+NOISE = "noise=0.3&kinds=64&samples=8000"
+STRETCH = "delayed_copy?delay=82&lead=20&noise=0.6&kinds=64&samples=8000"
+START, ANYWHERE, LATER = "at the start", "anywhere", "before a stretch"
+PLACES = {
+    START: f"delayed_copy?delay=100&{NOISE}",
+    ANYWHERE: f"delayed_copy?delay=10&lead=90&{NOISE}",
+    LATER: STRETCH,
+}
+FAR = f"delayed_copy?delay=300&{NOISE}"
+# The first token of noise: after filler, 8 symbols and the question.
+FIRST_NOISE = 10
+
+
+def with_stretch(table: Table) -> Table:
+    """Noise in 50 steps after step 21 only, which begin anywhere."""
+    x = table["x"].astype("int64")
+    begin = numpy.random.default_rng(0).integers(21, x.shape[1] - 51, len(x))[:, None]
+    steps = numpy.arange(x.shape[1])
+    x[(x >= FIRST_NOISE) & ((steps < begin) | (steps >= begin + 50))] = 0
+    return Table({"x": Column(x), "y": Column(table["y"])})
+
+
+def noisy(place: str) -> Dataset:
+    data = open_data(PLACES[place])
+    assert data.test is not None
+    if place != LATER:
+        return data
+    return Dataset("stretch", with_stretch(data.train), test=with_stretch(data.test))
+
+
+WRITE = "      m = write(m, state=last, token=token, surprise=missed(guess, token))\n"
+USUAL = (
+    (
+        "      guess: f32[B, V] = zeros\n",
+        '      guess: f32[B, V] = zeros\n      usual: {value: "f32[B] = zeros", credit: local}\n',
+    ),
+    (
+        WRITE,
+        "      surprise = missed(guess, token)\n"
+        "      m = write(m, state=last, token=token, surprise=surprise - usual)\n"
+        "      usual = 0.9 * usual + 0.1 * surprise\n",
+    ),
+)
+TOKENS = ("dims.V=74",)
+NOISE_ROWS = (
+    Row("surprise", REMEMBER, settings=TOKENS),
+    Row("surprise above the usual", REMEMBER, USUAL, TOKENS),
+    Row("importance", "importance.yaml", seeds=3),
+)
+
+
+def noise(row: Row, seed: int) -> dict[str, Any]:
+    """By where the symbol is, trained and measured there: how often it is told right.
+
+    also: what was trained with the symbol anywhere, with the symbol at the start and a delay of 300.
+    """
+    found: dict[str, Any] = {"seconds": 0.0}
+    for place in PLACES:
+        data = noisy(place)
+        assert data.test is not None
+        model, seconds = train(row, seed, data=data)
+        found[place] = accuracy(model, {name: data.test[name][:MOST] for name in ("x", "y")})
+        found["seconds"] += seconds
+        if place == ANYWHERE:
+            found["also"] = {"100": accuracy(model, table(PLACES[START])), "300": accuracy(model, table(FAR))}
+    return found

@@ -68,6 +68,17 @@ def _credit() -> Iterator[Benchmark]:
         yield Benchmark(name, "a step of backprop, ours", "credit.written_out", {"net": net})
 
 
+def _slots() -> Iterator[Benchmark]:
+    """A step of a memory store, of which every slot has one layer, or the gates of an LSTM."""
+    sizes = {"width": 64, "slots": 32, "tokens": 32, "size": 32, "length": 256}
+    against = {"every": "a backward through all slots at every step", "lstm": "`nn.LSTM`, through all steps"}
+    for cell, shown in (("layer", "a memory store"), ("gates", "a memory store with gates")):
+        for other, target in (("every", 0.2), ("lstm", 4.0 if cell == "layer" else None)):
+            arguments = {"against": other, "cell": cell, **sizes}
+            name = f"step of {shown}, 32 slots" + (" beside an LSTM" if other == "lstm" else "")
+            yield Benchmark(name, against[other], "slots.step", arguments, target)
+
+
 BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark("inference of an MLP, width 16", MODULE, "mlp.inference", {"width": 16, "size": 32}, 0.90),
     Benchmark("inference of an MLP, width 32", MODULE, "mlp.inference", {"width": 32, "size": 32}, 0.90),
@@ -191,6 +202,14 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         "memory.recomputed",
         {"steps": 8},
         0.25,
+    ),
+    *_slots(),
+    Benchmark(
+        "peak memory of a memory store, 10,000 steps",
+        "1,000 steps, in chunks of 64 as well",
+        "memory.chunked",
+        {"short": 1_000, "long": 10_000},
+        1.1,
     ),
     Benchmark(
         "the complete R2D2 model, batch of 256, a sample",

@@ -265,6 +265,11 @@ def _refuse_foreign(name: str, *graphs: fx.Graph) -> None:
             module = getattr(node.target, "__module__", None) or "torch"
             if module == functions.__name__:
                 continue
+            if module == "r2d2c.lower.opgraph_call":
+                graph, _ = node.meta["r2d2c"] if "r2d2c" in node.meta else (None, 0)
+                message = "an op graph is computed by the engine of r2d2c, which a file that needs only torch does not hold"
+                sink.report("E616", None if graph is None else graph.origin, message, fix="write the graphs: `--emit fx`")
+                continue
             if module.partition(".")[0] not in ("torch", "_operator", "operator", "builtins"):
                 made = node.meta.get("r2d2c")
                 op = made[0].op if made is not None else str(node.target)

@@ -326,7 +326,7 @@ class _Inference:
             spec, row = specs[name], self.storage[reader.attrs["storage"]]
             kind = spec.kind if spec.kind != "param" else row.kind
             init = spec.init if row.init == Init("default") else row.init
-            type_ = TensorType(dtype, spec.dims)
+            type_ = TensorType(spec.dtype or dtype, spec.dims)
             own = type_
             if row.stack is not None:
                 type_ = type_.with_dims((row.stack[1], *type_.dims))
@@ -366,7 +366,8 @@ class _Inference:
         for use in reversed(self.uses):
             if "block" in use.attrs:
                 also.append((use.origin, f"in this use of `{use.attrs['block']}`"))
-        message = str(error) if f"`{node.op}`" in str(error) else f"`{node.op}`: {error}"
+        named = f"`{node.op}`" in str(error) or "internal" in signature.op.traits
+        message = str(error) if named else f"`{node.op}`: {error}"
         self.sink.report("E301", node.origin, message, also=also, fix=error.fix)
 
     def _maker(self, value: Value) -> Node | None:

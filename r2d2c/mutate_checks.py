@@ -47,10 +47,15 @@ def check_alive(new: Add) -> None:
     if not any(isinstance(arg, str) for arg in new.args):
         dead = f"`{new.name}` reads no column: its value would be the same for all inputs"
         refuse("dead", dead, name=new.name, remedy="let it read an input or a node")
-    if constant(new.kind, _labels(new.args)):
+    if is_constant(new):
         reads = ", ".join(map(str, new.args))
         dead = f"`{new.name}`: {new.kind}({reads}) is the same for all inputs"
         refuse("dead", dead, name=new.name, remedy="let it read other columns, or start its number elsewhere")
+
+
+def is_constant(new: Add) -> bool:
+    """Whether a new node, of a known op, has the same value for all inputs."""
+    return constant(new.kind, _labels(new.args))
 
 
 def pattern(columns: Sequence[int]) -> tuple[str | float, ...]:
@@ -82,7 +87,8 @@ def constant(kind: str, args: tuple[str | float, ...]) -> bool:
 def _tries() -> Ints:
     generator = np.random.default_rng(0)
     shape = (ARGUMENTS, _SAMPLES)
-    return 10.0 ** generator.uniform(-3, 4, shape) * generator.choice([-1.0, 1.0], shape)
+    tries: Ints = 10.0 ** generator.uniform(-3, 4, shape) * generator.choice([-1.0, 1.0], shape)
+    return tries
 
 
 @lru_cache(64)

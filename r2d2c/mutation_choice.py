@@ -7,14 +7,13 @@ goes on after a stop chooses the same.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from r2d2c.mutate_checks import check_kind, commutes, constant, downstream
+from r2d2c.mutate_checks import commutes, downstream, is_constant
 from r2d2c.mutations import Add, Limits, Prune, refuse
-from r2d2c.opgraph import ARGUMENTS, FREE, KINDS, NUMBER, OP_KINDS, Ints, Topology, depths
+from r2d2c.opgraph import KINDS, NUMBER, OP_KINDS, Ints, Topology, depths
 
 _TRIES = 20
 _ADDABLE = tuple(kind for kind in KINDS if kind != "identity")
@@ -26,8 +25,8 @@ class Bias:
 
     usable: columns that may be read (a column that is always the same should not be). scores: columns are drawn in
     proportion to them, the size of their gradient, say. places: coordinates, f64[columns, n]; further arguments are
-    drawn in proportion to exp(-d² / (2 reach²)) of their distance d to the first, and the new node lies in the
-    middle of what it reads.
+    drawn in proportion to exp(-d² / (2 reach²)) of their distance d to the first, and are other columns than that;
+    the new node lies in the middle of what it reads.
     """
 
     usable: Ints | None = None
@@ -67,7 +66,9 @@ def additions(
     `MutationError` (`nan`) for scores that are no numbers, and (`kind`) for unknown ops.
     """
     draw, limits = draw or Draw(), limits or Limits()
-    check_kinds(draw.kinds)
+    for kind in draw.kinds:
+        if kind not in KINDS:
+            refuse("kind", f"there is no op `{kind}`", remedy=f"ops: {', '.join(KINDS)}")
     weights = _weights(topology, draw.bias, limits)
     room = topology.capacity - topology.count
     if limits.nodes is not None:
@@ -75,21 +76,186 @@ def additions(
     found: list[Add] = []
     if not weights.any():
         return found
-    names = column_names(topology)
-    chance = weights / weights.sum()
-    taken: set[tuple[int, tuple[int, ...]]] = set()
-    for number in range(max(0, min(count, room))):
+    taken: set[tuple[str, tuple[int, ...]]] = set()
+    for _ in range(max(0, min(count, room))):
         for _ in range(_TRIES):
             kind = draw.kinds[random.integers(len(draw.kinds))]
-            columns = _arguments(OP_KINDS[KINDS[kind]].arity, chance, random, draw)
-            if _is_new(topology, kind, columns, taken):
+            columns = _arguments(OP_KINDS[KINDS[kind]].arity, weights, random, draw)
+            new = Add(
+                f"n{topology.next + len(found)}",
+                kind,
+                tuple(_start(random) if column == NUMBER else _name(topology, column) for column in columns),
+                _middle(columns, draw.bias.places),
+            )
+            if not is_constant(new) and _is_new(topology, kind, columns, taken):
+                found.append(new)
                 break
-        else:
-            continue
-        args = tuple(names[column] if column != NUMBER else _start(random) for column in columns)
-        place = None
-        if draw.bias.places is not None:
-            read = [column for column in columns if column != NUMBER]
-            place = tuple(np.mean(draw.bias.places[read], axis=0).tolist())
-        found.append(Add(f"n{topology.next + len(found)}", kind, args, place))
     return found
+
+
+def _weights(topology: Topology, bias: Bias, limits: Limits) -> Ints:
+    """f64[columns]: how probable it is that a column is read, up to a factor."""
+    read = np.concatenate([np.ones(topology.inputs, bool), topology.live])
+    if bias.usable is not None:
+        read &= np.asarray(bias.usable, bool)
+    if limits.depth is not None:
+        read[topology.inputs :] &= depths(topology) < limits.depth
+        read &= limits.depth > 0
+    if bias.scores is None:
+        return read.astype(np.float64)
+    scores = np.asarray(bias.scores, np.float64)
+    check_scores(scores, "scores of additions", read, topology)
+    weights: Ints = np.where(read, scores, 0.0)
+    if (weights < 0).any() or np.isinf(weights).any():
+        refuse("range", "scores of additions must be finite and not negative")
+    # By the largest, so that tiny or huge scores neither vanish nor overflow.
+    return weights / weights.max() if weights.any() else weights
+
+
+def _arguments(arity: int, weights: Ints, random: np.random.Generator, draw: Draw) -> list[int]:
+    """Columns, or NUMBER, for one op; at least one is a column."""
+    own = random.random(arity) < draw.number
+    own[random.integers(arity)] = False
+    columns: list[int] = []
+    places, first = draw.bias.places, None
+    for is_own in own.tolist():
+        if is_own:
+            columns.append(NUMBER)
+            continue
+        near = weights
+        if places is not None and first is not None:
+            distance = np.square(places - places[first]).sum(1)
+            near = weights * np.exp(-distance / (2 * draw.bias.reach**2))
+            near[first] = 0
+            near = near if near.any() else weights
+        total = np.cumsum(near)
+        column = int(np.searchsorted(total, random.random() * total[-1], side="right"))
+        first = column if first is None else first
+        columns.append(column)
+    return columns
+
+
+def _is_new(
+    topology: Topology, kind: str, columns: list[int], taken: set[tuple[str, tuple[int, ...]]]
+) -> bool:
+    """Whether no node computes this; marks it as taken. Nodes with numbers of their own are never the same."""
+    if NUMBER in columns:
+        return True
+    orders = {tuple(columns)} | ({(columns[1], columns[0])} if commutes(kind) else set())
+    same = topology.kind == KINDS[kind]
+    for order in orders:
+        if (kind, order) in taken or (same & (topology.args[:, : len(order)] == order).all(1)).any():
+            return False
+    taken.update((kind, order) for order in orders)
+    return True
+
+
+def _start(random: np.random.Generator) -> float:
+    """What a number starts at; one that f32 holds exactly, so a log rebuilds it."""
+    return float(np.float32(random.choice([-1.0, 1.0]) * random.uniform(0.5, 1.5)))
+
+
+def _name(topology: Topology, column: int) -> str:
+    return f"x{column}" if column < topology.inputs else str(topology.names[column - topology.inputs])
+
+
+def _middle(columns: list[int], places: Ints | None) -> tuple[float, ...] | None:
+    if places is None:
+        return None
+    middle: list[float] = np.mean(places[[column for column in columns if column != NUMBER]], axis=0).tolist()
+    return tuple(middle)
+
+
+def prunes(
+    topology: Topology,
+    scores: Ints,
+    count: int,
+    *,
+    leaves: bool = True,
+    frozen: frozenset[str] = frozenset(),
+    least: int = 1,
+) -> list[Prune]:
+    """The nodes that matter least, f64[capacity] says how much each matters; equal ones by their rows.
+
+    leaves: only nodes that no other reads, where one that was read only by pruned nodes counts as a leaf. Otherwise
+    a node goes with all that depends on it, unless that would be more than `count` nodes together, or a frozen one.
+    Raises `MutationError`: `nan` for scores that are no numbers, `empty` if fewer than `least` nodes would be left.
+    """
+    check_scores(scores, "prune scores", topology.live, topology)
+    if count > 0 and topology.count - count < least:
+        left = f"pruning {count} of {topology.count} nodes would leave fewer than {least}"
+        refuse("empty", left, remedy="prune fewer, or add some first")
+    held = {row for name, row in topology.rows.items() if name in frozen}
+    return (_leaves if leaves else _branches)(topology, scores, count, held)
+
+
+def _leaves(topology: Topology, scores: Ints, count: int, held: set[int]) -> list[Prune]:
+    reads = topology.args - topology.inputs
+    read = np.bincount(reads[reads >= 0], minlength=topology.capacity)
+    heap = [
+        (float(scores[row]), row)
+        for row in np.flatnonzero(topology.live & (read == 0)).tolist()
+        if row not in held
+    ]
+    heapq.heapify(heap)
+    found: list[Prune] = []
+    while heap and len(found) < count:
+        _, row = heapq.heappop(heap)
+        found.append(Prune(str(topology.names[row])))
+        for node in reads[row][reads[row] >= 0].tolist():
+            read[node] -= 1
+            if not read[node] and node not in held:
+                heapq.heappush(heap, (float(scores[node]), node))
+    return found
+
+
+def _branches(topology: Topology, scores: Ints, count: int, held: set[int]) -> list[Prune]:
+    rows = np.flatnonzero(topology.live)
+    gone: set[int] = set()
+    found: list[Prune] = []
+    for row in rows[np.argsort(scores[rows], kind="stable")].tolist():
+        if len(gone) >= count:
+            break
+        if row in gone:
+            continue
+        new = set(downstream(topology.args, topology.inputs, [row], count)) - gone
+        if len(gone) + len(new) <= count and not new & held:
+            gone |= new
+            found.append(Prune(str(topology.names[row]), dependents=True))
+    return found
+
+
+def check_scores(scores: Ints, what: str, read: Ints, topology: Topology) -> None:
+    """Refuse scores of another shape, and NaN where they are read, a bool per score."""
+    if scores.shape != read.shape:
+        refuse("shape", f"{what} have the shape {list(scores.shape)}, not {list(read.shape)}")
+    wrong = np.flatnonzero(np.isnan(scores) & read)
+    if len(wrong):
+        column = wrong[0] + (topology.inputs if len(read) == topology.capacity else 0)
+        of = f" (the first: `{_name(topology, column)}`)"
+        few = f"{len(wrong)} of the {what} are no numbers{of}"
+        refuse("nan", few, remedy="look for an overflow in the op graph, or use another score")
+
+
+def score_std(columns: Ints, readout: Ints) -> Ints:
+    """f64[columns]: the deviation of what each column adds to the output, over a batch and all outputs together.
+
+    columns: [B, columns]; readout: [outputs, columns].
+    """
+    effect: Ints = np.std(columns, axis=0) * score_magnitude(readout)
+    return effect
+
+
+def score_magnitude(readout: Ints) -> Ints:
+    """f64[columns]: the norm of each column of the read-out, [outputs, columns]."""
+    norm: Ints = np.sqrt(np.square(np.asarray(readout, np.float64)).sum(0))
+    return norm
+
+
+def score_taylor(columns: Ints, gradients: Ints) -> Ints:
+    """f64[columns]: how much the loss would change, to first order, if a column became zero.
+
+    columns, gradients: [B, columns], the values and the gradient of the batch's loss in them.
+    """
+    change: Ints = np.abs((np.asarray(columns, np.float64) * gradients).sum(0))
+    return change

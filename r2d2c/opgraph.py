@@ -18,7 +18,6 @@ Ints = npt.NDArray[Any]
 ARGUMENTS = 3  # the most that an op has
 FREE = -1  # the kind of a row that no node has
 NUMBER = -1  # the argument that is the node's own trainable number (or that the op does not have)
-_LETTERS = "abc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,8 @@ class Topology:
     @property
     def live(self) -> Ints:
         """bool[capacity]: the rows that have a node."""
-        return self.kind != FREE
+        found: Ints = self.kind != FREE
+        return found
 
     @property
     def rows(self) -> dict[str, int]:

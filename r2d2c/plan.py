@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from r2d2c.credit.record import CreditRule
 from r2d2c.draw_credit import place_of
 from r2d2c.driver import Checked
-from r2d2c.graph import Graph, Node, Value
+from r2d2c.graph import Graph, Node, Value, walk
 from r2d2c.infer import Signatures
 from r2d2c.loops import loop_of
 from r2d2c.passes.eprop import has_eprop, neurons_of
@@ -109,6 +109,19 @@ class GeneratedPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class OpGraphPlan:
+    """An op graph as it begins. written: the names and the text of the ops that the spec has; random: how many more."""
+
+    name: str
+    inputs: int
+    capacity: int
+    written: tuple[tuple[str, str], ...]
+    random: int
+    kinds: tuple[str, ...]
+    grows: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The schedule with its costs. ``sizes``: the run-time dims and arguments it was counted with."""
 
@@ -120,6 +133,7 @@ class Plan:
     sizes: dict[str, int] = field(default_factory=dict)
     loops: tuple[LoopPlan, ...] = ()
     generated: tuple[GeneratedPlan, ...] = ()
+    op_graphs: tuple[OpGraphPlan, ...] = ()
 
     @property
     def peak(self) -> int:
@@ -177,8 +191,35 @@ def plan(
     placed = [(nodes[id_], visit.name) for visit in training.visits for id_ in visit.nodes]
     loops = tuple(row for node, name in placed for row in counter.loops(node, name, one, batch))
     return Plan(
-        graph.name, tuple(visits), owners, flops, batch, shown, loops, tuple(_generated(graph, one, batch))
+        graph.name,
+        tuple(visits),
+        owners,
+        flops,
+        batch,
+        shown,
+        loops,
+        tuple(_generated(graph, one, batch)),
+        tuple(_op_graphs(checked)),
     )
+
+
+def _op_graphs(checked: Checked) -> Iterator[OpGraphPlan]:
+    texts = {
+        graph.name: tuple((entry.name, entry.syntax.span(entry.syntax.root).text) for entry in graph.nodes)
+        for graph in checked.spec.op_graphs
+    }
+    for _, node in walk(checked.graph):
+        if node.op == "op_graph" and node.inputs[0] is not None:
+            start, width = node.attrs["start"], checked.graph.types[node.inputs[0]].dims[-1]
+            yield OpGraphPlan(
+                start.name,
+                int(width),  # type: ignore[arg-type]
+                start.capacity,
+                texts[start.name],
+                start.random,
+                start.kinds,
+                node.attrs["growing"] is not None,
+            )
 
 
 def _generated(graph: Graph, sizes: Mapping[str, int], batch: int) -> Iterator[GeneratedPlan]:
@@ -201,7 +242,8 @@ def _owners(graph: Graph, training: Graph, inference: set[str]) -> Iterable[Owne
     rows: dict[str, list[str]] = {}
     home, storage = homes(graph), {**graph.storage, **training.storage}
     for name, row in storage.items():
-        if row.kind == "param" or row.kind == "frozen":
+        integers = row.type is not None and row.type.dtype == "i64"  # the table of an op graph is no parameter
+        if row.kind == "param" or (row.kind == "frozen" and not integers):
             owner = home.get(row.owner, row.owner)
             # What a credit rule adds stands apart, by its place: `encode.synthetic`.
             rows.setdefault(owner if name in graph.storage else place_of(name, owner), []).append(name)

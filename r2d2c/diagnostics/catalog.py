@@ -8,10 +8,12 @@ from r2d2c.diagnostics.codes_eprop import EPROP
 from r2d2c.diagnostics.codes_export import EXPORT
 from r2d2c.diagnostics.codes_file import FILE
 from r2d2c.diagnostics.codes_goodness import GOODNESS
+from r2d2c.diagnostics.codes_growth import GROWTH
 from r2d2c.diagnostics.codes_hypernets import HYPERNETS
 from r2d2c.diagnostics.codes_loops import LOOPS
 from r2d2c.diagnostics.codes_memories import MEMORIES
 from r2d2c.diagnostics.codes_names import NAMES
+from r2d2c.diagnostics.codes_op_graphs import OP_GRAPHS
 from r2d2c.diagnostics.codes_rules import RULES
 from r2d2c.diagnostics.codes_shapes import SHAPES
 from r2d2c.diagnostics.codes_sizes import SIZES
@@ -29,7 +31,9 @@ CATALOG: dict[str, Entry] = {
         LOOPS,
         MEMORIES,
         EPROP,
+        GROWTH,
         HYPERNETS,
+        OP_GRAPHS,
         DISTILLATION,
         SHAPES,
         TASKS,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from r2d2c.graph import Region, Value
-from r2d2c.lower.parts import Part, Source
 from r2d2c.lower.independent import BATCH, slice_of
+from r2d2c.lower.parts import Part, Source
 from r2d2c.lower.readout import Readout, at_first, over_steps, pick
 from r2d2c.lower.slots import AS_SAMPLES, Memory, Rep, by_sample, lower_each
 
@@ -201,14 +201,18 @@ def fresh_of(
             continue
         whole, index = nodes[node.inputs[0].node], nodes[node.inputs[1].node]
         written: Value | None = node.inputs[1]
-        if index.op == "newest_slot" and index.inputs[0] in ages:
+        if index.op == "newest_slot" and index.inputs[0] is not None and index.inputs[0] in ages:
             older = nodes[index.inputs[0].node]
             always = older.op == "advance_age" and not any(older.inputs[2:])
             written = older.inputs[1] if always else None
         for number, memory in enumerate(memories):
             if memory.when is not None or written != memory.index:
                 continue
-            if whole.op == "samples_as_slots" and whole.inputs[0] is not None and whole.inputs[0].node in memory.each:
+            if (
+                whole.op == "samples_as_slots"
+                and whole.inputs[0] is not None
+                and whole.inputs[0].node in memory.each
+            ):
                 found[Value(node.id)] = number, Rep(whole.inputs[0])
     return found
 
@@ -242,9 +246,7 @@ def computed(
     sources: list[Source] = []
     for write in memory.writes:
         if write.carry in used:
-            entries[write.carry] = b.placeholder(
-                names[step.inputs[write.carry].value], rows.get(write.after)
-            )
+            entries[write.carry] = b.placeholder(names[step.inputs[write.carry].value], rows.get(write.after))
             sources.append(Source("entry", write.carry))
     for value, source in given.items():
         if value in fixed:
@@ -299,7 +301,7 @@ class Entries:
 
     def by_slot(self, rows: torch.Tensor) -> torch.Tensor:
         """``[B·K, …]`` as ``[B, K, …]``."""
-        return rows.unflatten(0, (self.samples, self.slots))
+        return rows.reshape(self.samples, self.slots, *rows.shape[1:])
 
     def add(self, outputs: Sequence[Any]) -> int:
         """Take what a step has written, at the start of ``outputs``; how many of them that were."""
@@ -360,9 +362,7 @@ class Entries:
         """What entries are computed to, as it is in all slots after each of the last ``count`` steps: ``[n·B·K, …]``."""
         return pick(values, self.rows(count))
 
-    def sums(
-        self, readout: Readout, values: torch.Tensor, weight: torch.Tensor, count: int
-    ) -> torch.Tensor:
+    def sums(self, readout: Readout, values: torch.Tensor, weight: torch.Tensor, count: int) -> torch.Tensor:
         """Of what entries are computed to, a layer's sum over slots after each of the last ``count`` steps: ``[n·B, V]``."""
         weights = readout.weights(weight)
         if count < len(self.index):

@@ -10,10 +10,10 @@ from typing import Any
 
 from r2d2c.graph import Graph, Node, Region, Value
 from r2d2c.infer import Signatures
-from r2d2c.loops import Loop, loop_of
+from r2d2c.loops import loop_of
 from r2d2c.ops.record import ShapeError
 from r2d2c.passes.reach import Reach
-from r2d2c.types import Dim, DimLike, TensorType, symbol
+from r2d2c.types import Dim, TensorType, symbol
 
 BATCH = "B"
 # What gives every sample the same, so that it may be given for any number of samples.
@@ -157,6 +157,3 @@ def slice_of(step: Region, wanted: list[Value], given: set[Value]) -> tuple[list
             needed.add(value.node)
             stack.extend(v for v in made[value.node].inputs if v is not None)
     return [node for node in step.nodes if node.id in needed], list(read)
-
-
-__all__ = ["BATCH", "DimLike", "Loop", "free_carries", "independent", "of_samples", "slice_of"]

@@ -91,6 +91,10 @@ def initial(row: Storage, seed: int) -> torch.Tensor:
         # The first value that an nn.Module class of the user's gives it; see r2d2c/ops/module_op.py.
         drawn: torch.Tensor = row.init.args[0].draw(seed_of(seed, row.name))
         return drawn.to(TORCH_DTYPES[row.type.dtype])
+    if row.init.kind == "topology":
+        # The table of an op graph, one draw for all its buffers; see r2d2c/ops/op_graph.py.
+        first = row.init.args[0]
+        return torch.from_numpy(first.draw(seed_of(seed, first.start.name))).to(TORCH_DTYPES[row.type.dtype])
     tensor = torch.empty(shape_of(row), dtype=TORCH_DTYPES[row.type.dtype])
     if not tensor.is_floating_point():
         return tensor.fill_(int(row.init.args[0]) if row.init.args else 0)

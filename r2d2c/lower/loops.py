@@ -21,7 +21,7 @@ from r2d2c.lower.recompute import recompute
 if TYPE_CHECKING:
     from r2d2c.lower.eprop import Traced
     from r2d2c.lower.init import Rng
-    from r2d2c.lower.phases import Phases
+    from r2d2c.lower.phase_run import Phases
 
 Step = Callable[..., Any]
 Tensors = tuple[Any, ...]
@@ -109,7 +109,7 @@ class LoopCall:
 
     def plain(self, trips: int, inputs: Tensors) -> Tensors:
         """What the loop gives, as autograd records it."""
-        if self.phases is not None and trips > 1 and self.phases.ready and not torch.compiler.is_compiling():
+        if self.phases is not None and trips > 1 and self.phases.ready:
             return self.phases.run(self, trips, inputs)
         loop = self.loop
         rng: Rng | None = inputs[len(inputs) - self.sizes - 1] if self.random else None

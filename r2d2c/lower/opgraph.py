@@ -196,17 +196,23 @@ def columns(
     The result's memory is that of its transpose.
     """
     batch = normalise == "batch"
-    found: Tensor
-    found, scale, centre = _Columns.apply(program, x, numbers, mean, var, batch, training)  # type: ignore[no-untyped-call]
-    if not (batch and training) or not len(program.nodes):
-        return found, mean, var
-    rows, count = program.nodes, x.shape[0]
-    seen = (scale.square().reciprocal() - EPSILON) * (count / max(count - 1, 1))
-    return found, _moved(mean, rows, centre, momentum), _moved(var, rows, seen, momentum)
+    found, centre, spread = _Columns.apply(program, x, numbers, mean, var, batch, training)  # type: ignore[no-untyped-call]
+    if batch and training:
+        count = x.shape[0]
+        mean = _moved(mean, program.nodes, centre, momentum)
+        var = _moved(var, program.nodes, spread * (count / max(count - 1, 1)), momentum)
+    return found, mean, var
 
 
 def _moved(running: Tensor, rows: Tensor, seen: Tensor, momentum: float) -> Tensor:
     return running.index_copy(0, rows, torch.lerp(running[rows], seen.to(running.dtype), momentum))
+
+
+def _means(block: Tensor) -> Tensor:
+    """The mean of each row, [rows, 1]. torch adds up a row alone in another order, if it is long: so it never is."""
+    if len(block) == 1:
+        return torch.cat([block, block]).mean(1, keepdim=True)[:1]
+    return block.mean(1, keepdim=True)
 
 
 class _Columns(torch.autograd.Function):
@@ -233,10 +239,11 @@ class _Columns(torch.autograd.Function):
         buffer[:inputs] = x.t()
         buffer[last:-1] = numbers.reshape(-1, 1).index_select(0, program.numbers)
         buffer[-1] = 0
-        scale, centre = x.new_ones(last - inputs, 1), x.new_zeros(last - inputs, 1)
+        centre, spread = x.new_zeros(last - inputs, 1), x.new_ones(last - inputs, 1)
+        scale = torch.empty_like(spread)
         if batch and not training:
-            centre = mean[program.nodes].to(x.dtype).unsqueeze(1)
-            scale = (var[program.nodes].to(x.dtype).unsqueeze(1) + EPSILON).rsqrt()
+            centre, spread = (seen[program.nodes].to(x.dtype).unsqueeze(1) for seen in (mean, var))
+            scale = (spread + EPSILON).rsqrt()
         for step in program.steps:
             arguments = scratch[: len(step.gather)]
             torch.index_select(buffer, 0, step.gather, out=arguments)
@@ -247,16 +254,17 @@ class _Columns(torch.autograd.Function):
             if batch:
                 part = slice(step.start - inputs, step.stop - inputs)
                 if training:
-                    torch.mean(block, 1, keepdim=True, out=centre[part])
+                    centre[part] = _means(block)
                 block -= centre[part]
                 if training:
-                    scale[part] = (block.square().mean(1, keepdim=True) + EPSILON).rsqrt()
+                    spread[part] = _means(block.square())
+                    scale[part] = (spread[part] + EPSILON).rsqrt()
                 block *= scale[part]
         ctx.program, ctx.batch, ctx.training, ctx.shape = program, batch, training, numbers.shape
         ctx.save_for_backward(buffer, scale)
-        scale, centre = scale.squeeze(1), centre.squeeze(1)
-        ctx.mark_non_differentiable(scale, centre)
-        return buffer.index_select(0, program.order).t(), scale, centre
+        centre, spread = centre.squeeze(1), spread.squeeze(1)
+        ctx.mark_non_differentiable(centre, spread)
+        return buffer.index_select(0, program.order).t(), centre, spread
 
     @staticmethod
     @torch.autograd.function.once_differentiable

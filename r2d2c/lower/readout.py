@@ -37,7 +37,7 @@ class Readout:
     def weights(self, weight: torch.Tensor) -> torch.Tensor:
         """Wₖ, as ``[K, R, V]``."""
         columns = weight[:, self.first : self.first + self.slots * self.width]
-        return columns.unflatten(1, (self.slots, self.width)).permute(1, 2, 0)
+        return columns.reshape(len(weight), self.slots, self.width).permute(1, 2, 0)
 
 
 def split_readouts(
@@ -178,8 +178,8 @@ def over_steps(
         change = change * when.flatten().unsqueeze(1)
     # The sum of all changes up to each step; a product with ones is faster than a running sum.
     ones = torch.ones(count, count, dtype=values.dtype, device=values.device).tril()
-    total = (ones @ change.reshape(count, -1)).unflatten(1, (samples, -1))
-    return (total + starts.unflatten(0, (slots, samples)).sum(0)).flatten(0, 1)
+    total = (ones @ change.reshape(count, -1)).reshape(count, samples, -1)
+    return (total + starts.reshape(slots, samples, -1).sum(0)).flatten(0, 1)
 
 
 def replaced(index: torch.Tensor, when: torch.Tensor | None, slots: int) -> torch.Tensor:

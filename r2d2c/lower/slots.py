@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from r2d2c.graph import Graph, Node, Region, Value
 from r2d2c.loops import loop_of
 from r2d2c.lower.independent import of_samples, slice_of
-from r2d2c.types import Dim, DimLike, TensorType, symbol
+from r2d2c.types import Dim, DimLike, symbol
 
 if TYPE_CHECKING:
     from r2d2c.lower.builder import FxBuilder
@@ -26,7 +26,7 @@ class Write(NamedTuple):
     """How a carry is written: the slot of every sample, whether (None: always), and with what."""
 
     carry: int
-    index: Value
+    place: Value
     when: Value | None
     value: Value
     after: Value
@@ -56,7 +56,7 @@ class Memory:
 
     @property
     def index(self) -> Value:
-        return self.writes[0].index
+        return self.writes[0].place
 
     @property
     def when(self) -> Value | None:
@@ -72,11 +72,13 @@ def memories_of(graph: Graph, node: Node, free: frozenset[int]) -> tuple[Memory,
     found = _writes(graph, step, [k for k in range(len(loop.carries)) if k in free])
     together: dict[tuple[Value, Value | None], list[Write]] = {}
     for write in found:
-        together.setdefault((write.index, write.when), []).append(write)
+        together.setdefault((write.place, write.when), []).append(write)
     groups = list(together.values())
     labels = _each(graph, step, groups, len(loop.carries) + loop.sequences)
     # What is given at every step, or by another name, has to be kept at every step.
-    kept = {step.outputs[g.port].value for g in loop.gives if g.kind == "steps" or g.port >= len(loop.carries)}
+    kept = {
+        step.outputs[g.port].value for g in loop.gives if g.kind == "steps" or g.port >= len(loop.carries)
+    }
     memories = [_memory(graph, step, k, writes, labels, kept) for k, writes in enumerate(groups)]
     return tuple(m for m in memories if m.fields)
 

@@ -93,7 +93,7 @@ class Arg:
 class ParamSpec:
     """Storage that an op makes for a "param" argument.
 
-    fans: fan in and fan out, for initialisers that scale with them.
+    fans: fan in and fan out, for initialisers that scale with them. dtype: None is that of the op's floats.
     """
 
     dims: tuple[DimLike, ...]
@@ -101,6 +101,7 @@ class ParamSpec:
     axes: tuple[str, ...]
     kind: StorageKind = "param"
     fans: tuple[DimLike, DimLike] | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ Trait = Literal[
     "random",  # draws numbers: from (seed, node, step)
     "no_gradient",  # its outputs do not depend on its inputs differentiably
     "train_only",  # the identity in an inference graph
+    "internal",  # a spec cannot call it by name
 ]
 
 

@@ -25,6 +25,7 @@ from r2d2c.ops import (
     masking,
     narrowing,
     norms,
+    op_graph,
     ordering,
     patterns,
     pooling,
@@ -70,6 +71,10 @@ FAMILIES = {
 }
 
 
+# What the compiler makes of sections of a spec, which cannot call them by name.
+INTERNAL = {op.name: op for op in op_graph.OPS}
+
+
 @cache
 def builtin() -> dict[str, Op]:
     """Every built-in op by name."""
@@ -77,11 +82,11 @@ def builtin() -> dict[str, Op]:
 
 
 class Ops(Mapping[str, Op]):
-    """The ops a spec may use: the built-in ones, then those added."""
+    """The ops a spec may use: the built-in ones, the internal ones, then those added."""
 
     def __init__(self, extra: Iterable[Op] = ()) -> None:
         self.extra = tuple(extra)
-        self._ops = builtin() | {op.name: op for op in self.extra}
+        self._ops = builtin() | INTERNAL | {op.name: op for op in self.extra}
 
     def __getitem__(self, name: str) -> Op:
         return self._ops[name]

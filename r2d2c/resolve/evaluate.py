@@ -20,6 +20,7 @@ from r2d2c.resolve.results import (
     LoopRef,
     LoopResult,
     MemoryResult,
+    OpGraphRef,
     OpRef,
     Path,
     Placed,
@@ -159,10 +160,12 @@ class Evaluator(Values):
             from r2d2c.resolve.memory_use import find_memory
 
             return find_memory(self, index, name)
+        if name in program.op_graphs:
+            return OpGraphRef(name)
         if name == "write" and program.memories.syntaxes:
             return WriteRef()
         op = program.ops.get(name)
-        if op is not None:
+        if op is not None and "internal" not in op.traits:
             return OpRef(op)
         if name in CONSTANTS:
             return CONSTANTS[name]
@@ -276,6 +279,10 @@ class Evaluator(Values):
             from r2d2c.resolve.hypernets import call_hypernet
 
             return call_hypernet(self, index, node, function.name)
+        if isinstance(function, OpGraphRef):
+            from r2d2c.resolve.op_graphs import call_op_graph
+
+            return call_op_graph(self, index, node, function.name)
         if isinstance(function, WriteRef):
             from r2d2c.resolve.memory_write import call_write
 

@@ -81,11 +81,11 @@ class _Resolver:
             self.program.blocks[name] = Block(block.signature, block.body, block.span)
 
     def _declare_instances(self) -> None:
-        """Loops, hypernets and memories, by their names."""
+        """Loops, hypernets, memories and op graphs, by their names."""
         spec = self.spec
         blocks = self.program.blocks
         named = [(net.name, net.span) for net in spec.hypernets]
-        named += [(memory.name, memory.span) for memory in spec.memories]
+        named += [(one.name, one.span) for one in (*spec.memories, *spec.op_graphs)]
         for name, span in [*named, *((loop.signature.name, loop.span) for loop in spec.loops)]:
             if name in blocks:
                 also = [(blocks[name].span, "first here")]
@@ -93,6 +93,11 @@ class _Resolver:
         self.program.loops = {loop.signature.name: loop for loop in spec.loops}
         self.program.hypernets = {net.name: net for net in spec.hypernets}
         self.program.memories = Memories({memory.name: memory for memory in spec.memories})
+        for graph in spec.op_graphs:
+            if graph.name in self.program.dims:
+                message = f"the name `{graph.name}` is that of a dim too"
+                self.sink.report("E211", graph.span, message, fix="use another name")
+        self.program.op_graphs = {graph.name: graph for graph in spec.op_graphs}
 
     def _arguments(self) -> dict[str, Argument]:
         """What is given when the model runs: a width, and the dims with a range that no input shows."""
@@ -173,7 +178,7 @@ class _Resolver:
         groups = (spec.inputs, spec.targets, spec.tasks, spec.losses, spec.hypernets)
         named = [(entry.name, entry.span) for group in groups for entry in group]
         named += [(loop.signature.name, loop.span) for loop in spec.loops]
-        named += [(memory.name, memory.span) for memory in spec.memories]
+        named += [(one.name, one.span) for one in (*spec.memories, *spec.op_graphs)]
         for name, span in named:
             if name in seen:
                 also = [(seen[name], "first here")]

@@ -12,7 +12,7 @@ from r2d2c.resolve.memories import Memories
 from r2d2c.resolve.state import States
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Signature, Syntax
-from r2d2c.syntax.spec import HypernetSyntax, LoopSyntax
+from r2d2c.syntax.spec import HypernetSyntax, LoopSyntax, OpGraphSyntax
 from r2d2c.types import DimLike
 
 
@@ -38,6 +38,9 @@ class Program:
     loops: dict[str, LoopSyntax] = field(default_factory=dict)
     hypernets: dict[str, HypernetSyntax] = field(default_factory=dict)
     memories: Memories = field(default_factory=Memories)
+    op_graphs: dict[str, OpGraphSyntax] = field(default_factory=dict)
+    # Where each op graph is used.
+    op_graph_uses: dict[str, Span] = field(default_factory=dict)
     arguments: dict[str, Argument] = field(default_factory=dict)
     states: States = field(default_factory=States)
     # The storage that hypernets generate.

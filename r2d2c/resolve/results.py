@@ -47,6 +47,13 @@ class HyperRef:
 
 
 @dataclass(frozen=True, slots=True)
+class OpGraphRef:
+    """The name of an op graph."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class LoopResult:
     """What a loop gives, by name (`z`, `z.steps`), or with ``prefix`` the part of it under a name.
 
@@ -170,6 +177,8 @@ def kind_of(result: Any) -> str:
         return f"the loop `{result.name}`"
     if isinstance(result, HyperRef):
         return f"the hypernet `{result.name}`"
+    if isinstance(result, OpGraphRef):
+        return f"the op graph `{result.name}`"
     if isinstance(result, LoopResult):
         return f"what the loop `{result.name}` gives"
     if isinstance(result, MemoryResult):

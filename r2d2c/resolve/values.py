@@ -16,6 +16,7 @@ from r2d2c.resolve.results import (
     LoopRef,
     LoopResult,
     MemoryResult,
+    OpGraphRef,
     OpRef,
     Path,
     Placed,
@@ -87,7 +88,7 @@ class Values:
         if isinstance(result, Dim):
             return self.region.size(result, placed.span)
         what = kind_of(result)
-        callable_ = isinstance(result, (OpRef, BlockRef, LoopRef, HyperRef))
+        callable_ = isinstance(result, (OpRef, BlockRef, LoopRef, HyperRef, OpGraphRef))
         fix = f"call it: `{result.name}(…)`" if callable_ else None
         if isinstance(result, MemoryResult):
             fix = f"name a part of it: `{result.name}.{next(iter(result.fields))}`"
@@ -135,7 +136,8 @@ class Values:
     def report_unknown(self, name: str, span: Span, called: bool = False) -> None:
         program = self.program
         if called:
-            known = [*program.ops, *program.blocks]
+            internal = [name for name, op in program.ops.items() if "internal" in op.traits]
+            known = [name for name in (*program.ops, *program.blocks) if name not in internal]
             self.sink.report("E207", span, f"there is no op or block `{name}`", fix=suggest(name, known))
             return
         self.sink.report("E201", span, f"`{name}` is not defined here", fix=self.nearest(name))

@@ -40,7 +40,7 @@ def check_losses(
         f"the loss `{loss.name}` became {_word(value)} in step {step}, {where}",
         loss.origin,
         label=f"this is {_word(value)}",
-        notes=[*notes, _last_good(run)],
+        notes=[*notes, last_good(run)],
         fix="try a smaller learning rate; look for a division by zero, log(0) or sqrt(0): "
         "`r2d2c.compile(spec).trace(…)` shows every value",
     )
@@ -69,12 +69,12 @@ def _refuse_parameter(
         "E536",
         f"the parameter `{name}` is no finite number any more, {where}",
         span,
-        notes=[by, _last_good(run)],
+        notes=[by, last_good(run)],
         fix="try a smaller learning rate; a gradient can be NaN where its loss is not, as of sqrt(0)",
     )
 
 
-def _last_good(run: RunFolder) -> str:
+def last_good(run: RunFolder) -> str:
     if not run.has():
         return "there is no checkpoint yet"
     state = run.load().state

@@ -19,7 +19,18 @@ from r2d2c.train.data.bind import Split, TableSplit
 from r2d2c.train.events import Callbacks, EpochInfo, Progress, Start, StepInfo
 from r2d2c.train.guard import check_losses, check_parameters
 from r2d2c.train.interrupt import Interrupted, Request, catching
-from r2d2c.train.measure import Batch, Measurement, Spread, Sums, Width, measure, size_of, weighted
+from r2d2c.train.growth import Growth
+from r2d2c.train.measure import (
+    Batch,
+    Measurement,
+    Spread,
+    Sums,
+    Width,
+    measure,
+    size_of,
+    warn_of_collapse,
+    weighted,
+)
 from r2d2c.train.refuse import refuse
 from r2d2c.train.run_folder import RunFolder
 from r2d2c.train.settings import TOTAL, Monitor, Settings
@@ -78,6 +89,7 @@ class Trainer:
             rates=settings.rates,
         )
         self.stepper.set_schedule(settings.schedule, settings.epochs, self._batches())
+        self.growth = Growth(model, self.stepper, run, self._sample)
         self.sums = Sums(self.losses, self.device)
         self.spread = Spread(model)
         self.monitor = self._monitor()
@@ -121,6 +133,7 @@ class Trainer:
                 self.restore(resume)
             else:
                 self._seed()
+                self.growth.begin(self.settings.epochs, self._batches())
                 self.stepper.zero_grad()
                 self.save()
             self._announce()
@@ -192,6 +205,7 @@ class Trainer:
 
     def _learn(self, batch: Batch) -> None:
         settings = self.settings
+        self.growth.before_batch(self.epoch, self.batch, self.batches)
         sizes = settings.sizes_at(self.model._step) if settings.sizes else {}
         losses = learn_batch(self.model, self.stepper, batch, sizes, settings.chunks)
         self.stepper.after_batch()
@@ -233,6 +247,7 @@ class Trainer:
             train["spread"] = {name: width.relative for name, width in spread.items()}
             self._warn_of_collapse(spread)
         train |= {
+            **({"ops": self.growth.sizes()} if self.growth.growing else {}),
             "lr": self.stepper.rate,
             "samples": self.sums.samples,
             "seconds": self.seconds,
@@ -246,6 +261,7 @@ class Trainer:
         if better:
             self.best = {"value": value, "epoch": self.epoch + 1, "monitor": self.monitor.name}
         self.stepper.after_epoch()
+        self.growth.after_epoch(better)
         self._append(*([train] if validation is None else [train, validation]))
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
         self.sums = Sums(self.losses, self.device)
@@ -299,24 +315,12 @@ class Trainer:
         return old is None or (value > old if self.monitor.better == "higher" else value < old)
 
     def _warn_of_collapse(self, spread: Mapping[str, Width]) -> None:
-        graph = self.model.graph
         for name, width in spread.items():
             widest = self.widest[name] = width.wider(self.widest.get(name, width))
             if name in self.warned or not width.collapsed(widest):
                 continue
             self.warned.add(name)
-            task = graph.tasks[name.split(".")[0]]
-            region = graph.regions.get(task.representative or "")
-            part = width.deviation / widest.deviation if widest.deviation else 0.0
-            self.sink.report(
-                "W546",
-                region.origin if region is not None else task.origin,
-                f"the representative `{name}` collapses: it is more and more the same for every sample",
-                f"in epoch {self.epoch + 1} its spread is {part:.0%} of the widest it was",
-                notes=["a constant is easy to hit, so the loss looks good while the task learns nothing"],
-                fix=f"let the tasks above see and teach it: `feed: {name}` on the links from `{task.name}`, "
-                "and a `teach` that names more than this task's own loss",
-            )
+            warn_of_collapse(self.sink, self.model.graph, name, self._where(), width, widest)
 
     def _tell_warnings(self) -> None:
         for diagnostic in self.sink.diagnostics[self._told :]:
@@ -375,6 +379,7 @@ class Trainer:
             "warned": sorted(self.warned),
             "widest": {name: list(width) for name, width in self.widest.items()},
             "validated": self.data.validation is not None,
+            "growth": self.growth.state(),
         }
         checkpoint = Checkpoint(self.model.state_dict(), self.stepper.pack(), pack_rng(), state)
         self.run_folder.save(checkpoint, best=best)
@@ -396,4 +401,5 @@ class Trainer:
         self.widest = {name: Width(*width) for name, width in state["widest"].items()}
         self.finished = state["finished"] and self.epoch >= self.settings.epochs
         self.lines = self.run_folder.keep_metrics(state["lines"], self.sink)
+        self.growth.load(state["growth"], self.sink)
         unpack_rng(checkpoint.rng)

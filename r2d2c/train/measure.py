@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from r2d2c.backend import find_backend
-from r2d2c.graph import Value
+from r2d2c.diagnostics import Sink
+from r2d2c.graph import Graph, Value
 from r2d2c.lower.graphs import LoweredVisit, lower_forward
 from r2d2c.train.ports import input_names
 from r2d2c.train.settings import Measured
@@ -173,6 +174,22 @@ class Width(NamedTuple):
 
     def wider(self, other: Width) -> Width:
         return Width(max(self.deviation, other.deviation), max(self.relative, other.relative))
+
+
+def warn_of_collapse(sink: Sink, graph: Graph, name: str, where: str, width: Width, widest: Width) -> None:
+    """W546 for a representative. where: in which epoch; widest: the widest that it was."""
+    task = graph.tasks[name.split(".")[0]]
+    region = graph.regions.get(task.representative or "")
+    part = width.deviation / widest.deviation if widest.deviation else 0.0
+    sink.report(
+        "W546",
+        region.origin if region is not None else task.origin,
+        f"the representative `{name}` collapses: it is more and more the same for every sample",
+        f"in {where} its spread is {part:.0%} of the widest it was",
+        notes=["a constant is easy to hit, so the loss looks good while the task learns nothing"],
+        fix=f"let the tasks above see and teach it: `feed: {name}` on the links from `{task.name}`, "
+        "and a `teach` that names more than this task's own loss",
+    )
 
 
 def _width(value: torch.Tensor) -> Width:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from r2d2c.graph import Visit
 from r2d2c.train.calls import Call
-from r2d2c.train.checkpoint import Packed, pack_optimizer, unpack_optimizer
+from r2d2c.train.checkpoint import Packed, pack_optimizer, state_by_name, unpack_optimizer
 from r2d2c.train.flat import SMALL, FlatStep
 from r2d2c.train.optimizers import OptimizerRecord, build_optimizer
 from r2d2c.train.schedules import build_schedule
@@ -185,6 +185,14 @@ class Stepper:
                 for part in step.optimizer.param_groups if not isinstance(step, _Still) else ():
                     part["lr"] = rate * group.factor
 
+    def state_of(self, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+        """A parameter's optimizer state, whose tensors may be written to, and its hyperparameters; None without state."""
+        for group, step in zip(self.groups, self._steps, strict=True):
+            if name in group.names and not isinstance(step, _Still):
+                state = step.state().get(name)
+                return None if not state else (state, step.optimizer.param_groups[0])
+        return None
+
     def pack(self) -> dict[str, Packed]:
         """The state of every optimizer, by the number of its visit."""
         return {group.key: step.pack() for group, step in zip(self.groups, self._steps, strict=True)}
@@ -231,6 +239,9 @@ class _Plain:
 
     def step(self) -> None:
         self.optimizer.step()
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        return state_by_name(self.optimizer, self.parameters)
 
     def pack(self) -> Packed:
         return pack_optimizer(self.optimizer, self.parameters)

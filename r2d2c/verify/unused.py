@@ -8,7 +8,7 @@ from r2d2c.credit.options import options
 from r2d2c.graph import Node, Region, Value
 from r2d2c.source import Span
 from r2d2c.syntax.ast import Statement, Syntax
-from r2d2c.syntax.spec import LoopSyntax, MemorySyntax, Spec
+from r2d2c.syntax.spec import LoopSyntax, MemorySyntax, OpGraphSyntax, Spec
 from r2d2c.verify.context import Context
 
 
@@ -137,6 +137,10 @@ def check_names(c: Context) -> None:
         if memory.name not in written:
             message = f"the memory `{memory.name}` is never used"
             c.sink.report("W452", memory.span, message, fix="use it, or remove it")
+    for graph in spec.op_graphs:
+        if graph.name not in written:
+            message = f"the op graph `{graph.name}` is never used"
+            c.sink.report("W452", graph.span, message, fix="use it, or remove it")
     _parameters(c)
 
 
@@ -159,6 +163,7 @@ def _syntaxes(spec: Spec) -> Iterator[Syntax]:
         [syntax for loop in spec.loops for syntax in _in_loop(loop)],
         [syntax for net in spec.hypernets for syntax in (net.makes, *net.options.values())],
         [syntax for memory in spec.memories for syntax in _in_memory(memory)],
+        [syntax for graph in spec.op_graphs for syntax in _in_op_graph(graph)],
         [s for t in spec.tasks for s in (t.behavior, t.representative, t.distance, t.teach, t.weight)],
         [syntax for loss in spec.losses for syntax in (loss.value, loss.body, loss.weight)],
         [syntax for loss in spec.losses for syntax in loss.steps or ()],
@@ -176,6 +181,11 @@ def _in_memory(memory: MemorySyntax) -> Iterator[Syntax | None]:
     yield from (memory.slots, memory.replace, memory.when, memory.each_slot)
     for entry in memory.fields:
         yield entry.syntax.syntax
+
+
+def _in_op_graph(graph: OpGraphSyntax) -> Iterator[Syntax | None]:
+    # Not its ops: their names are their own, and `add` is no block there.
+    yield from (graph.capacity, *graph.options.values(), *(graph.grow or {}).values())
 
 
 def _in_loop(loop: LoopSyntax) -> Iterator[Syntax | None]:

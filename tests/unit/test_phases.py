@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import r2d2c
-from r2d2c.lower import builder, phases
+from r2d2c.lower import builder, phase_run, phases
+from r2d2c.lower.phase_run import Phases
 from r2d2c.model import Model
 
 LENGTHS = (1, 2, 7, 64, 65, 200)
@@ -164,9 +165,9 @@ SPECS = {
 
 @pytest.fixture(autouse=True)
 def both_ways(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(phases, "PIECE", 64)
+    monkeypatch.setattr(phase_run, "PIECE", 64)
     yield
-    phases.ENABLED = True
+    phase_run.ENABLED = True
 
 
 def batch(length: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -188,7 +189,7 @@ def flat(results: dict[str, object], name: str = "") -> dict[str, torch.Tensor]:
 
 def everything(model: Model, length: int, dtype: torch.dtype, enabled: bool) -> dict[str, torch.Tensor]:
     """What a model gives and learns: outputs, states, and gradients of parameters and of inputs."""
-    phases.ENABLED = enabled
+    phase_run.ENABLED = enabled
     given = batch(length, dtype)
     model.zero_grad()
     step = model.learn(**given)  # type: ignore[arg-type]
@@ -229,12 +230,12 @@ def test_they_do_in_single_precision(text: str) -> None:
     same(mine, plain, 1e-5, 1e-6)
 
 
-def planned(text: str, monkeypatch: pytest.MonkeyPatch) -> list[phases.Phases | None]:
+def planned(text: str, monkeypatch: pytest.MonkeyPatch) -> list[Phases | None]:
     """How the loops of a spec run when it learns."""
     found = []
     make = phases.plan
 
-    def plan(*args: object) -> phases.Phases | None:
+    def plan(*args: object) -> Phases | None:
         found.append(make(*args))  # type: ignore[arg-type]
         return found[-1]
 
@@ -304,7 +305,7 @@ def test_what_autograd_records_does_not_grow_with_the_steps() -> None:
     model = r2d2c.compile(r2d2c.loads(memory()))
     counts = [nodes_behind(model(x=batch(n, torch.float32)["x"])["out"]) for n in (8, 64)]
     assert counts[0] == counts[1]
-    phases.ENABLED = False
+    phase_run.ENABLED = False
     assert nodes_behind(model(x=batch(64, torch.float32)["x"])["out"]) > 5 * counts[0]
 
 
@@ -314,7 +315,7 @@ def test_gradients_of_gradients_are_those_of_the_loop() -> None:
     parameters = list(model.parameters())
     found = []
     for enabled in (True, False):
-        phases.ENABLED = enabled
+        phase_run.ENABLED = enabled
         out = model(x=x)["out"]
         first = torch.autograd.grad(out.square().sum(), parameters, create_graph=True, allow_unused=True)
         second = torch.autograd.grad(
@@ -326,5 +327,19 @@ def test_gradients_of_gradients_are_those_of_the_loop() -> None:
 
 def test_values_of_steps_are_watched_as_they_are() -> None:
     model = r2d2c.compile(r2d2c.loads(memory()))
-    seen = model.trace(**batch(3, torch.float32))  # type: ignore[arg-type]
-    assert {"read.last@1", "read.last@3"} <= set(seen)
+    seen = model.trace(**batch(3, torch.float32))
+    assert {"read.out@1", "read.pred.softmax@3", "m.rep@2"} <= set(seen.values)
+
+
+@pytest.mark.parametrize("name", ["carries that are cut", "written when it surprises"])
+def test_transforms_of_functions_see_the_loop_as_it_is(name: str) -> None:
+    model = r2d2c.compile(r2d2c.loads(SPECS[name])).double()
+    x = batch(5, torch.float64)["x"]
+    found = []
+    for enabled in (True, False):
+        phase_run.ENABLED = enabled
+        _, tangent = torch.func.jvp(lambda x: model(x=x)["out"], (x,), (torch.ones_like(x),))
+        each = torch.func.vmap(lambda x: model(x=x[None])["out"][0])(x)
+        grad = torch.func.grad(lambda x: model(x=x)["out"].square().sum())(x)
+        found.append({"tangent": tangent, "each": each, "grad": grad})
+    same(*found, 0.0, 0.0)

@@ -25,7 +25,7 @@ from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
     from r2d2c.diagnostics import Sink
-    from r2d2c.plan import LoopPlan, Plan
+    from r2d2c.plan import LoopPlan, OpGraphPlan, Plan
 
 
 def command(
@@ -127,6 +127,8 @@ def _show(plan: Plan) -> None:
         _show_loops(plan)
     if plan.generated:
         _show_generated(plan)
+    for graph in plan.op_graphs:
+        _show_op_graph(graph)
     heading("parameters")
     table = []
     for owner in plan.owners:
@@ -173,6 +175,17 @@ def _named(loop: LoopPlan) -> str:
     if loop.width is None:
         return loop.name
     return f"{loop.name}, width {Fraction(loop.width).limit_denominator(1000)}"
+
+
+def _show_op_graph(graph: OpGraphPlan) -> None:
+    begins = len(graph.written) + graph.random
+    grows = ", and it grows" if graph.grows else ""
+    heading(f"op graph {graph.name}: {begins} of at most {graph.capacity} ops on {plural(graph.inputs, 'column')}{grows}")
+    if graph.written:
+        print_table(("op", ""), graph.written)
+    if graph.random:
+        print(f"and {plural(graph.random, 'random op')} of {', '.join(graph.kinds)}")
+    print()
 
 
 def _show_generated(plan: Plan) -> None:
@@ -238,6 +251,18 @@ def _json(plan: Plan) -> dict[str, Any]:
                 "made_bytes": each.bytes,
             }
             for each in plan.generated
+        ],
+        "op_graphs": [
+            {
+                "name": graph.name,
+                "columns": graph.inputs,
+                "capacity": graph.capacity,
+                "ops": dict(graph.written),
+                "random": graph.random,
+                "kinds": list(graph.kinds),
+                "grows": graph.grows,
+            }
+            for graph in plan.op_graphs
         ],
         "parameters": [
             {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 OPTIONS = {
     "length": "characters of one sample, T (64)",
     "split": "the part at the start that is train; the rest is validation, then test, half each (0.9)",
+    "segment": "characters of a segment: samples are [T, segment] then, and `length` is T times that (none)",
     "unit": "`character`, or `byte`: then any file will do, and there are 256 ids (character)",
 }
 UNKNOWN = "\ufffd"
@@ -49,13 +51,20 @@ def read_utf8(path: Path, context: DataContext) -> str:
 def open_text(argument: str, context: DataContext) -> Dataset:
     """``x`` i64[N, T] and ``y`` i64[N, T], the characters one further on; split 90/5/5 without shuffling.
 
-    The vocabulary is that of the train part, sorted, and after it one id for every character not seen there; of bytes
-    it is all 256, `BYTES`.
+    With ``segment`` they are i64[N, T, segment]. The vocabulary is that of the train part, sorted, and after it one id
+    for every character not seen there; of bytes it is all 256, `BYTES`.
     """
     import numpy
 
     argument, options = split_options(argument, OPTIONS, context)
     length, share = whole_number(options, "length", 64, context), fraction(options, "split", 0.9, context)
+    segment = whole_number(options, "segment", length, context)
+    if length % segment:
+        refuse(
+            "E502",
+            f"samples of {length} characters are no whole number of segments of {segment}",
+            context.span,
+        )
     unit = options.get("unit", "character")
     if unit not in ("character", "byte"):
         refuse("E502", f"option `unit` must be `character` or `byte`, not `{unit}`", context.span)
@@ -77,7 +86,8 @@ def open_text(argument: str, context: DataContext) -> Dataset:
     ids, classes = points, BYTES
     if unit == "character":
         ids, classes = _ids(points, seen), (*(chr(int(point)) for point in seen), UNKNOWN)
-    train, validation, test = (_windows(ids[a:b], length, classes) for a, b in pairwise(cuts))
+    shape = (length // segment, segment) if "segment" in options else (length,)
+    train, validation, test = (_windows(ids[a:b], shape, classes) for a, b in pairwise(cuts))
     others = "" if unit == "byte" else ", the last id is for others"
     notes = (f"{len(points):,} {unit}s, {len(seen)} different ones in train{others}",)
     return Dataset(f"text:{argument}", train, validation, test, f"{unit}s, to predict the next", notes)
@@ -123,18 +133,19 @@ def _ids(points: NDArray[Any], vocabulary: NDArray[Any]) -> NDArray[Any]:
     return numpy.where(known, at, len(vocabulary)).astype(small)
 
 
-def _windows(ids: NDArray[Any], length: int, classes: tuple[str, ...]) -> Table:
-    """Windows that do not overlap; x and y are views of the same ids."""
+def _windows(ids: NDArray[Any], shape: tuple[int, ...], classes: tuple[str, ...]) -> Table:
+    """Windows that do not overlap, each of a shape; x and y are views of the same ids."""
+    length = prod(shape)
     count = (len(ids) - 1) // length
-    x = ids[: count * length].reshape(count, length)
-    y = ids[1 : count * length + 1].reshape(count, length)
+    x = ids[: count * length].reshape(count, *shape)
+    y = ids[1 : count * length + 1].reshape(count, *shape)
     return Table({"x": Column(x, classes=classes), "y": Column(y, classes=classes)})
 
 
 TEXT = DataSource(
     name="text",
     doc="the characters of a text, to predict the next one",
-    usage="text:FILE[?length=64&split=0.9&unit=byte]",
+    usage="text:FILE[?length=64&split=0.9&segment=16&unit=byte]",
     open=open_text,
     options=OPTIONS,
 )

@@ -1,0 +1,83 @@
+"""Diagnostics 350-354 and 571-573: op graphs that grow while they are trained, and the log of what they did."""
+
+from __future__ import annotations
+
+from r2d2c.diagnostics.entry import Entry
+
+GROWTH: tuple[Entry, ...] = (
+    Entry(
+        "E350",
+        "a time of growth that is none",
+        """\
+`every` says when an op graph changes: after every so many epochs or steps, or when the monitored metric has brought
+nothing new for so many epochs.
+
+    grow: {every: 200, add: 8}
+    grow: {every: steps(200), add: 8}""",
+    ),
+    Entry(
+        "E351",
+        "growth that does nothing",
+        """\
+A round of growth prunes ops, then adds some. One of `prune` and `add` is needed; `by` and `whole` say which ops go, and
+`prefer` what new ones read.
+
+    grow: {every: epochs(1), by: effect}
+    grow: {every: epochs(1), prune: 4, by: effect, add: 8}""",
+    ),
+    Entry(
+        "E352",
+        "growth that would empty an op graph",
+        """\
+A round prunes before it adds, and an op graph keeps one op at least. Where more is pruned than added, say when it
+stops with `epochs`.
+
+    start: 4
+    grow: {every: epochs(1), prune: 4, add: 8}
+    start: 16
+    grow: {every: epochs(1), prune: 4, add: 8}""",
+    ),
+    Entry(
+        "E353",
+        "a worth of ops that is no formula of scores",
+        """\
+`by` is a score, or a formula of them. `effect` is the standard deviation of the op's column times the norm of its
+weights in the read-out, `magnitude` that norm alone, `taylor` how much the loss would change without the column, to
+first order, and `age` how many rounds of growth the op has lived through. Comparisons are 1 or 0.
+
+    grow: {every: epochs(1), prune: 4, by: usefulness}
+    grow: {every: epochs(1), prune: 4, by: effect + 10 * (age < 2)}""",
+    ),
+    Entry(
+        "E354",
+        "a preference of growth that cannot be",
+        """\
+`prefer` says which columns new ops read: `any`, `gradient`, those through which the loss would change most, or `near`,
+those that lie near each other, for which columns need `places`.
+
+    grow: {every: epochs(1), add: 8, prefer: best}
+    grow: {every: epochs(1), add: 8, prefer: gradient}""",
+    ),
+    Entry(
+        "E571",
+        "a round of growth that cannot be",
+        """\
+What ops are worth came out as NaN, so there is no telling which of them matters least; or a round would leave no op.
+Nothing was changed, and the run's last checkpoint is whole. Values overflow in chains of products and squares: use
+`normalise: batch`, a smaller `depth`, or another score.""",
+    ),
+    Entry(
+        "E572",
+        "a log of mutations that cannot be replayed",
+        """\
+`mutations.jsonl` in a run's folder says what every op graph began as and each round of its growth, with a fingerprint
+of the spec and checksums. It is of another spec, or was changed, or is cut off. The run itself goes on without it: its
+checkpoints have the topology.""",
+    ),
+    Entry(
+        "E573",
+        "a round of growth that the log does not have",
+        """\
+`r2d2c replay RUN --at N` shows the op graphs as they were after N rounds, and there were fewer.""",
+    ),
+)

@@ -1,0 +1,221 @@
+"""Op graphs: what a spec says of one, and its use, ``columns = layer(x)``.
+
+Its ops are data, not nodes of the graph: what the spec writes of them is how the table of the op `op_graph` begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from r2d2c.diagnostics import suggest
+from r2d2c.graph import Init, Value
+from r2d2c.ops.op_graph import OP_GRAPH, STATISTICS, Start, Written
+from r2d2c.resolve.growth import read_growing
+from r2d2c.resolve.op_graph_nodes import Nodes
+from r2d2c.resolve.region import RESERVED, RegionBuilder
+from r2d2c.resolve.results import FAILED, Failed, OpRef, Unknown, kind_of
+from r2d2c.types import Dim
+
+if TYPE_CHECKING:
+    from r2d2c.growth import Growing
+    from r2d2c.growth import Growing
+    from r2d2c.resolve.evaluate import Evaluator
+    from r2d2c.resolve.program import Program
+    from r2d2c.source import Span
+    from r2d2c.syntax.ast import Expr, Syntax
+    from r2d2c.syntax.spec import OpGraphSyntax
+
+NORMALISE = ("none", "batch")
+
+
+def call_op_graph(evaluator: Evaluator, index: int, node: Expr, name: str) -> Any:
+    """The node of an op graph where it is used; `FAILED` after a diagnostic."""
+    program, span = evaluator.program, evaluator.span(index)
+    syntax = program.op_graphs[name]
+    x = _argument(evaluator, index, node, syntax)
+    if x is FAILED or name in program.failed:
+        return FAILED
+    refused = _refusal(evaluator, syntax)
+    if refused is not None:
+        message, fix, also = refused
+        evaluator.sink.report("E347", span, message, also=also, fix=fix)
+        return FAILED
+    program.op_graph_uses[name] = span
+    if name in RESERVED:
+        message = f"`{name}` cannot name what has parameters: it is an attribute of every torch module"
+        evaluator.sink.report("E216", syntax.span, message, fix="use another name")
+        return FAILED
+    read = Reader(program, syntax).read()
+    if read is None:
+        program.failed.add(name)
+        return FAILED
+    start, normalise, growing = read
+    region = evaluator.region
+    id_ = region.fresh(name)
+    made = {arg.name: arg for arg in OP_GRAPH.args[1:]}
+    inputs: list[Value | None] = [x]
+    for part in made:
+        if part in STATISTICS and normalise == "none":
+            inputs.append(None)
+            continue
+        kind = "frozen" if part != "numbers" or region.frozen else "param"
+        inputs.append(region.make_storage(f"{id_}.{part}", kind, Init("default"), syntax.span))
+    attrs = {"start": start, "normalise": normalise, "growing": growing}
+    shown = evaluator.target if index == evaluator.root and evaluator.target else OP_GRAPH.outputs[0]
+    outputs = (shown, *OP_GRAPH.outputs[1:]) if normalise == "batch" else (shown,)
+    return region.add(id_, OP_GRAPH.name, tuple(inputs), attrs, outputs, span)
+
+
+def _argument(evaluator: Evaluator, index: int, node: Expr, syntax: OpGraphSyntax) -> Any:
+    given = [*((None, i) for i in node.args[1:]), *node.keywords]
+    if len(given) != 1 or given[0][0] not in (None, "x"):
+        message = f"the op graph `{syntax.name}` takes one value, its columns [B, D]"
+        also: list[tuple[Span | None, str]] = [(syntax.span, "the op graph")]
+        evaluator.sink.report(
+            "E347", evaluator.span(index), message, also=also, fix=f"write `{syntax.name}(x)`"
+        )
+        return FAILED
+    return evaluator.as_value(evaluator.placed(given[0][1]))
+
+
+def _refusal(
+    evaluator: Evaluator, syntax: OpGraphSyntax
+) -> tuple[str, str | None, list[tuple[Span | None, str]]] | None:
+    """Why an op graph cannot be used here."""
+    program, region, name = evaluator.program, evaluator.region, syntax.name
+    also: list[tuple[Span | None, str]]
+    if name in program.op_graph_uses:
+        also = [(program.op_graph_uses[name], "the first use"), (syntax.span, "the op graph")]
+        message = f"the op graph `{name}` is used twice, and it has one table of ops"
+        return (
+            message,
+            f"use its value again, or give the second use an op graph of its own: `{name}_2`",
+            also,
+        )
+    also = [(syntax.span, "the op graph")]
+    if region.generator is not None:
+        message = f"the op graph `{name}` is inside of what a hypernet makes, and its ops are the same for all samples"
+        return message, "use it outside of the block that the hypernet makes", also
+    loops = [b for b in region.active_blocks if b in program.loops]
+    if loops and syntax.grow is not None:
+        message = f"the op graph `{name}` grows, and it is inside of the loop `{loops[-1]}`"
+        return message, "use it outside of the loop, or leave `grow` out", also
+    stacked = [b for b in loops if program.loops[b].per_step]
+    if stacked:
+        message = f"the loop `{stacked[-1]}` has parameters for every step, and the op graph `{name}` has one table of ops"
+        return message, "leave `parameters: per_step` out, or use it outside of the loop", also
+    return None
+
+
+class Reader:
+    """Reads one op graph of the spec. Mistakes go to the sink."""
+
+    def __init__(self, program: Program, syntax: OpGraphSyntax) -> None:
+        self.program, self.sink, self.syntax, self.good = program, program.sink, syntax, True
+
+    def read(self) -> tuple[Start, str, Growing | None] | None:
+        """How it begins, how it is normalised, and how it grows; None after a diagnostic."""
+        before = len(self.sink.diagnostics)
+        syntax = self.syntax
+        kinds = self._kinds()
+        capacity = self._size("capacity", syntax.capacity, 1)
+        start = self._size("start", syntax.options.get("start"), 0)
+        depth = self._size("depth", (syntax.grow or {}).get("depth"), 1) or None
+        normalise = self._normalise()
+        nodes: tuple[Written, ...] = Nodes(self.sink, syntax).read()
+        self._room(capacity, start, kinds, nodes)
+        growing = read_growing(self, len(syntax.nodes) + start, depth)
+        if any(d.severity == "error" for d in self.sink.diagnostics[before:]):
+            return None
+        return Start(syntax.name, capacity, kinds, nodes, start, depth), normalise, growing
+
+    def _kinds(self) -> tuple[str, ...]:
+        """The kinds of `ops`, without those that are not known."""
+        from r2d2c.opgraph import KINDS
+
+        found: list[str] = []
+        for syntax in self.syntax.ops:
+            root = syntax.nodes[syntax.root]
+            name = str(root.value) if root.kind == "name" else ""
+            span = syntax.span(syntax.root)
+            if name not in KINDS:
+                report_kind(self.sink, span, span.text)
+            elif name in found:
+                self.sink.report("E341", span, f"the kind `{name}` is there twice", fix="remove one of them")
+            else:
+                found.append(name)
+        return tuple(found)
+
+    def _size(self, key: str, syntax: Syntax | None, least: int) -> int:
+        """A number of the spec; 0 where it is not there, or after a diagnostic."""
+        from r2d2c.resolve.evaluate import Evaluator
+
+        if syntax is None:
+            return 0
+        scratch = RegionBuilder(self.program, "dims", "model", "dims")
+        result: Any = Evaluator(scratch, syntax).expression(syntax.root)
+        span = syntax.span(syntax.root)
+        if isinstance(result, int) and not isinstance(result, bool):
+            if result >= least:
+                return int(result)
+            self.sink.report(
+                "E345", span, f"`{key}` of `{self.syntax.name}` is {least} or more, not {int(result)}"
+            )
+        elif not isinstance(result, Failed):
+            what = f"{result}, known only when the model runs" if isinstance(result, Dim) else kind_of(result)
+            message = f"`{key}` of `{self.syntax.name}` is a number, not {what}"
+            self.sink.report("E345", span, message, fix=f"write a number: `{key}: 16`")
+        return 0
+
+    def _normalise(self) -> str:
+        syntax = self.syntax.options.get("normalise")
+        if syntax is None:
+            return "none"
+        root = syntax.nodes[syntax.root]
+        name = str(root.value) if root.kind == "name" else ""
+        if name in NORMALISE:
+            return name
+        span = syntax.span(syntax.root)
+        fix = (
+            "normalise what reads it: `layer_norm(columns)`" if name == "layer" else suggest(name, NORMALISE)
+        )
+        message = f"`normalise` of an op graph is `batch` or `none`, not `{span.text}`"
+        self.sink.report("E349", span, message, fix=fix)
+        return "none"
+
+    def _room(self, capacity: int, start: int, kinds: tuple[str, ...], nodes: tuple[Written, ...]) -> None:
+        """Whether what is there at first has a row, and random ops have a kind."""
+        syntax = self.syntax
+        count = len(syntax.nodes) + start
+        if capacity and count > capacity:
+            span = syntax.capacity.span(syntax.capacity.root)
+            written = f"{len(syntax.nodes)} written and {start} random ones"
+            message = f"`{syntax.name}` has room for {capacity} ops, and begins with {count}: {written}"
+            self.sink.report(
+                "E345", span, message, fix=f"make it `{count}` at least, and more where it grows"
+            )
+        grown = "add" in (syntax.grow or {})
+        if not syntax.ops and (start or grown):
+            key = "start" if start else "add"
+            options = syntax.options if start else syntax.grow or {}
+            span = options[key].span(options[key].root)
+            message = f"`{key}` of `{syntax.name}` makes random ops, and `ops` does not say of which kinds"
+            self.sink.report("E349", span, message, fix="name some: `ops: [add, mul, gauss]`")
+
+
+def report_kind(sink: Any, span: Span, name: str) -> None:
+    from r2d2c.opgraph import OP_KINDS
+
+    known = [kind.name for kind in OP_KINDS]
+    shown = ", ".join(f"`{kind}`" for kind in known)
+    sink.report(
+        "E341",
+        span,
+        f"`{name}` is no kind of op that an op graph has",
+        fix=suggest(name, known),
+        notes=[f"it has {shown}"],
+    )
+
+
+__all__ = ["Reader", "call_op_graph", "report_kind"]

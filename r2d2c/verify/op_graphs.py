@@ -1,0 +1,167 @@
+"""Op graphs: the columns that they read, and what reads theirs.
+
+Growing changes a column of the weights of every `linear` that reads the columns, so nothing else may read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from r2d2c.graph import Graph, Node, Value, walk
+from r2d2c.growth import Reader
+from r2d2c.loops import loop_of
+from r2d2c.ops.op_graph import OP_GRAPH
+from r2d2c.source import Span
+from r2d2c.syntax.spec import Named, OpGraphSyntax
+from r2d2c.verify.context import Context
+
+# What learning adds around values, and what gives a value again.
+_LEARNING = ("gradient", "vjp", "signal", "accumulate", "update")
+_SAME = ("stop", "leaf")
+
+
+def check_op_graphs(c: Context) -> None:
+    """What is wrong with the op graphs of a spec that has types."""
+    syntaxes = {graph.name: graph for graph in c.spec.op_graphs}
+    used = {node.attrs["start"].name: node for _, node in walk(c.graph) if node.op == OP_GRAPH.name}
+    for name, node in used.items():
+        _check_columns(c, syntaxes[name], node)
+    growing = {name: node for name, node in used.items() if syntaxes[name].grow is not None}
+    found = find_readers(c.training) if growing else {}
+    for name, node in growing.items():
+        for refused in found[name].refused[:1] if name in found else ():
+            also: list[tuple[Span | None, str]] = [(syntaxes[name].span, "grows")]
+            if refused.origin != node.origin:
+                also.append((node.origin, "its columns"))
+            message = f"the op graph `{name}` grows, and {refused.what}"
+            c.sink.report("E348", refused.origin or node.origin, message, also=also, fix=refused.fix)
+
+
+def _check_columns(c: Context, syntax: OpGraphSyntax, node: Node) -> None:
+    """Whether the columns that the written ops read are there."""
+    x = node.inputs[0]
+    type_ = c.graph.types.get(x) if x is not None else None
+    if type_ is None:
+        return
+    width = int(type_.dims[-1])  # type: ignore[arg-type]
+    for entry in syntax.nodes:
+        for number, span in _columns(entry):
+            if number >= width:
+                message = f"`{syntax.name}` reads {width} columns, `x[0]` to `x[{width - 1}]`, and here `x[{number}]`"
+                c.sink.report("E343", span, message, also=[(node.origin, f"`x` is {type_}")])
+
+
+def _columns(entry: Named) -> Iterator[tuple[int, Span]]:
+    nodes = entry.syntax.nodes
+    for index, node in enumerate(nodes):
+        if node.kind == "index" and len(node.args) == 2 and isinstance(nodes[node.args[1]].value, int):
+            yield int(nodes[node.args[1]].value), entry.syntax.span(index)
+
+
+# -- what reads the columns
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Something that reads columns and has no weights for them."""
+
+    what: str
+    origin: Span | None
+    fix: str | None = None
+
+
+@dataclass(slots=True)
+class Found:
+    """What reads the columns of one op graph."""
+
+    readers: list[Reader] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+
+
+def find_readers(flat: Graph) -> dict[str, Found]:
+    """By op graph of a flat graph, the `linear`s that read its columns, and what else does.
+
+    Of a training graph these include what credit rules add. Op graphs in the body of a loop are left out.
+    """
+    return _Walker(flat).run()
+
+
+class _Walker:
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.nodes = graph, graph.body.nodes
+        self.found: dict[str, Found] = {}
+        self.reads: dict[Value, list[tuple[Node, int]]] = {}
+        for node in self.nodes:
+            for place, value in enumerate(node.inputs):
+                if value is not None:
+                    self.reads.setdefault(value, []).append((node, place))
+        self.params = {Value(n.id): str(n.attrs["storage"]) for n in self.nodes if n.op == "param"}
+        self.shown = {port.value: port.name for port in graph.body.outputs}
+        # The `linear`s that read columns as they should.
+        self.ours: set[str] = set()
+
+    def run(self) -> dict[str, Found]:
+        for node in self.nodes:
+            if node.op == OP_GRAPH.name:
+                self._follow(self.found.setdefault(node.attrs["start"].name, Found()), node)
+        self._check_weights()
+        return self.found
+
+    def _follow(self, found: Found, node: Node) -> None:
+        todo = [(Value(node.id), 0)]
+        while todo:
+            value, offset = todo.pop()
+            if value in self.shown:
+                what = f"the output `{self.shown[value]}` shows its columns"
+                found.refused.append(Refused(what, node.origin, "show what a `linear` makes of them"))
+            for reader, place in self.reads.get(value, ()):
+                todo += self._read(found, reader, place, offset)
+
+    def _read(self, found: Found, node: Node, place: int, offset: int) -> list[tuple[Value, int]]:
+        """What goes on with the columns after a node that reads them, and where in it they begin."""
+        if node.op in _LEARNING:
+            return []
+        if node.op in _SAME:
+            return [(Value(node.id), offset)]
+        before = self._before(node, place) if node.op == "concat" else None
+        if before is not None:
+            return [(Value(node.id), offset + before)]
+        weight = self._weight(node) if node.op == "linear" and place == 0 else None
+        if weight is not None:
+            self.ours.add(node.id)
+            reader = Reader(weight, offset)
+            if reader not in found.readers:
+                found.readers.append(reader)
+            return []
+        what = f"the loop `{loop_of(node).name}`" if node.op == "loop" else f"`{node.op}`"
+        fix = "let a `linear` read them first" if node.op != "linear" else "give the `linear` weights of its own"
+        found.refused.append(Refused(f"{what} reads its columns", node.origin, fix))
+        return []
+
+    def _before(self, node: Node, place: int) -> int | None:
+        """How many columns stand before those of one argument of a `concat` along the last axis."""
+        types = [self.graph.types[v] for v in node.inputs if v is not None]
+        widths = [type_.dims[-1] for type_ in types[:place]]
+        if node.attrs["axis"] not in (-1, types[0].rank - 1) or not all(isinstance(w, int) for w in widths):
+            return None
+        return sum(int(width) for width in widths)  # type: ignore[arg-type]
+
+    def _weight(self, node: Node) -> str | None:
+        """The storage of the weights of a `linear`."""
+        value = node.inputs[1]
+        return None if value is None else self.params.get(value)
+
+    def _check_weights(self) -> None:
+        """Refuse weights that another `linear` reads too, for something else."""
+        others: dict[str, Node] = {}
+        for node in self.nodes:
+            weight = self._weight(node) if node.op == "linear" and node.id not in self.ours else None
+            if weight is not None:
+                others.setdefault(weight, node)
+        for found in self.found.values():
+            for reader in found.readers:
+                if reader.weight in others:
+                    what = f"its weights `{reader.weight}` are those of another `linear` too"
+                    origin = others[reader.weight].origin
+                    found.refused.append(Refused(what, origin, "give each weights of its own"))
