@@ -11,8 +11,9 @@ from bench.specs import compiled, head
 from r2d2c.loops import NEVER
 
 DIGITS = 8
-# What every slot is computed to: one layer, or the gates of an LSTM on what the slot holds.
+# What every slot is computed to: one layer, two, or the gates of an LSTM on what the slot holds.
 CELLS = {
+    "two layers": "rep = concat(state, token) |> linear(S) |> gelu |> linear(S)",
     "layer": "rep = tanh(linear(concat(state, token), S))",
     "gates": "both = concat(state, token)\n"
     "c = sigmoid(linear(both, S)) * tanh(linear(both, S)) + sigmoid(linear(both, S)) * state\n"
@@ -65,7 +66,9 @@ class EveryStep:
     def __init__(self, width: int, slots: int, tokens: int, cell: str, device: str) -> None:
         self.width, self.slots, self.tokens, self.device = width, slots, tokens, device
         layer = nn.Sequential(nn.Linear(width + tokens, width), nn.Tanh())
-        self.cell = (Gates(width, tokens) if cell == "gates" else layer).to(device)
+        two = nn.Sequential(nn.Linear(width + tokens, width), nn.GELU(), nn.Linear(width, width))
+        cells = {"layer": layer, "two layers": two, "gates": Gates(width, tokens)}
+        self.cell: nn.Module = cells[cell].to(device)
         self.out = nn.Linear(slots * (width + DIGITS), tokens).to(device)
 
     def learn(self, x: Tensor, y: Tensor) -> None:

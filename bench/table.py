@@ -69,14 +69,44 @@ def _credit() -> Iterator[Benchmark]:
 
 
 def _slots() -> Iterator[Benchmark]:
-    """A step of a memory store, of which every slot has one layer, or the gates of an LSTM."""
+    """A step of a memory store, of which every slot has one layer, two as in `specs/memory`, or the gates of an LSTM.
+
+    The targets are for two layers: the more a slot computes, the more there is to save, and the farther an LSTM is.
+    """
     sizes = {"width": 64, "slots": 32, "tokens": 32, "size": 32, "length": 256}
     against = {"every": "a backward through all slots at every step", "lstm": "`nn.LSTM`, through all steps"}
-    for cell, shown in (("layer", "a memory store"), ("gates", "a memory store with gates")):
-        for other, target in (("every", 0.2), ("lstm", 4.0 if cell == "layer" else None)):
+    for cell in ("layer", "two layers", "gates"):
+        for other, target in (("every", 0.2), ("lstm", 4.0)):
             arguments = {"against": other, "cell": cell, **sizes}
-            name = f"step of {shown}, 32 slots" + (" beside an LSTM" if other == "lstm" else "")
-            yield Benchmark(name, against[other], "slots.step", arguments, target)
+            name = f"step of a memory store, 32 slots, {cell}" + (
+                " beside an LSTM" if other == "lstm" else ""
+            )
+            held = target if cell == "two layers" else None
+            yield Benchmark(name, against[other], "slots.step", arguments, held)
+    rows: tuple[tuple[str, str, str, dict[str, Any], float | None], ...] = (
+        (
+            "ONNX Scan, a memory of 32 slots",
+            "the eager loop, as it is defined",
+            "scan",
+            {"kind": "memory", "slots": 32},
+            0.55,
+        ),
+        ("ONNX Scan, an LSTM", "the eager loop, as it is defined", "scan", {"kind": "lstm"}, 0.55),
+        (
+            "ONNX Scan, a memory of 32 slots, beside Loop",
+            "the same as an ONNX Loop",
+            "against_loop",
+            {"kind": "memory", "slots": 32},
+            None,
+        ),
+    )
+    for name, other, function, arguments, held in rows:
+        arguments = {**arguments, "width": 64, "size": 32, "length": 100}
+        yield Benchmark(name, other, f"onnx_loops.{function}", arguments, held, CPU)
+    one = {"width": 64, "size": 32, "slots": 32}
+    yield Benchmark(
+        "one memory step in ONNX Runtime", "the eager model", "onnx_loops.one_step", one, None, CPU
+    )
 
 
 BENCHMARKS: tuple[Benchmark, ...] = (

@@ -16,7 +16,7 @@ import torch.fx as fx
 
 from r2d2c import emit_state
 from r2d2c.diagnostics import Sink
-from r2d2c.emit_loops import Loops, loop_calls, passed_on, said_of, usual_values
+from r2d2c.emit_loops import Loops, loop_calls, passed_on, refuse_op_graph, said_of, usual_values
 from r2d2c.graph import Argument, Storage
 from r2d2c.lower.graphs import LoweredVisit, TrainingLowering, accumulate, lower_forward, lower_inference
 from r2d2c.lower.init import draw_of, seed_of, shape_of
@@ -263,12 +263,7 @@ def _refuse_foreign(name: str, *graphs: fx.Graph) -> None:
             if node.op != "call_function" or node.target is accumulate or isinstance(node.target, LoopCall):
                 continue
             module = getattr(node.target, "__module__", None) or "torch"
-            if module == functions.__name__:
-                continue
-            if module == "r2d2c.lower.opgraph_call":
-                graph, _ = node.meta["r2d2c"] if "r2d2c" in node.meta else (None, 0)
-                message = "an op graph is computed by the engine of r2d2c, which a file that needs only torch does not hold"
-                sink.report("E616", None if graph is None else graph.origin, message, fix="write the graphs: `--emit fx`")
+            if module == functions.__name__ or refuse_op_graph(node, module, sink):
                 continue
             if module.partition(".")[0] not in ("torch", "_operator", "operator", "builtins"):
                 made = node.meta.get("r2d2c")

@@ -130,7 +130,7 @@ def worth(formula: Formula, scores: Mapping[str, Ints]) -> Ints:
             found = getattr(np, FUNCTIONS[head][0] if head in FUNCTIONS else OPERATORS[head])(
                 *map(value, rest)
             )
-            return found.astype(np.float64) if getattr(found, "dtype", None) == bool else found
+            return np.asarray(found, np.float64)
         return float(part)
 
     with np.errstate(all="ignore"):

@@ -242,7 +242,9 @@ def _owners(graph: Graph, training: Graph, inference: set[str]) -> Iterable[Owne
     rows: dict[str, list[str]] = {}
     home, storage = homes(graph), {**graph.storage, **training.storage}
     for name, row in storage.items():
-        integers = row.type is not None and row.type.dtype == "i64"  # the table of an op graph is no parameter
+        integers = (
+            row.type is not None and row.type.dtype == "i64"
+        )  # the table of an op graph is no parameter
         if row.kind == "param" or (row.kind == "frozen" and not integers):
             owner = home.get(row.owner, row.owner)
             # What a credit rule adds stands apart, by its place: `encode.synthetic`.

@@ -48,6 +48,7 @@ COMMANDS: tuple[Row, ...] = (
     Row("eval", "Measure a trained run on data.", "Train and use"),
     Row("predict", "Run a trained model on data.", "Train and use"),
     Row("generate", "Go on with a text, or another sequence of tokens.", "Train and use"),
+    Row("replay", "Rebuild the op graphs of a run from the log of their growth.", "Train and use"),
     Row("export", "Write a verified ONNX file.", "Train and use"),
     Row("inspect", "Show what is in an ONNX file.", "Train and use"),
 )

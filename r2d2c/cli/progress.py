@@ -48,6 +48,7 @@ class PlainProgress:
         if info.validation:
             parts.append(f"validation loss {short(info.validation['loss'])}")
         parts += [f"{where}{name} {short(value)}" for name, value in record.get("metrics", {}).items()]
+        parts += [f"{name} {plural(count, 'op')}" for name, count in info.train.get("ops", {}).items()]
         parts.append(f"{_rate(info.train.get('rate'))}")
         return "  ".join([*parts, *(["best"] if info.best and info.validation else [])])
 

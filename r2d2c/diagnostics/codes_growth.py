@@ -1,4 +1,4 @@
-"""Diagnostics 350-354 and 571-573: op graphs that grow while they are trained, and the log of what they did."""
+"""Diagnostics 350-354 and 571-574: op graphs that grow while they are trained, and the log of what they did."""
 
 from __future__ import annotations
 
@@ -79,5 +79,12 @@ checkpoints have the topology.""",
         "a round of growth that the log does not have",
         """\
 `r2d2c replay RUN --at N` shows the op graphs as they were after N rounds, and there were fewer.""",
+    ),
+    Entry(
+        "W574",
+        "the log of mutations is incomplete",
+        """\
+`mutations.jsonl` has fewer lines than the checkpoint has seen written (a full disk, a power cut, an editor). Training
+resumes exactly all the same, as the checkpoint has the topology; `r2d2c replay` cannot rebuild it any more.""",
     ),
 )

@@ -85,8 +85,9 @@ names of ops that grow.
         "an op graph that is used where it cannot be",
         """\
 An op graph is one instance: it is called once, with one value, and has one table of ops. Twice used, what reads the
-one use would say what becomes of the other. It may stand in a task, a block that is used once, or the body of a loop,
-but not inside of what a hypernet makes, nor in a loop with parameters for every step.
+one use would say what becomes of the other. It may stand in a task, in a block that is used once, and where it neither
+grows nor is normalised over the batch in the body of a loop; not in a loop with parameters for every step, nor inside
+of what a hypernet makes.
 
     first = layer(x)
     second = layer(h)
@@ -124,8 +125,8 @@ that `ops` names.
         "E616",
         "an op graph in a file that needs only torch",
         """\
-`compile --emit python` writes every op as calls of torch. The ops of an op graph are data, a table that growing changes,
-and the engine that computes them level by level is not in such a file.
+`compile --emit python` writes every op as calls of torch. The ops of an op graph are data, a table that growing
+changes, and the engine that computes them level by level is not in such a file.
 
     r2d2c compile spec.yaml --emit python
     r2d2c compile spec.yaml --emit fx""",

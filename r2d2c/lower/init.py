@@ -93,8 +93,9 @@ def initial(row: Storage, seed: int) -> torch.Tensor:
         return drawn.to(TORCH_DTYPES[row.type.dtype])
     if row.init.kind == "topology":
         # The table of an op graph, one draw for all its buffers; see r2d2c/ops/op_graph.py.
+        # A copy: the draw is kept for other models, and this one's table is written to while it grows.
         first = row.init.args[0]
-        return torch.from_numpy(first.draw(seed_of(seed, first.start.name))).to(TORCH_DTYPES[row.type.dtype])
+        return torch.tensor(first.draw(seed_of(seed, first.start.name)), dtype=TORCH_DTYPES[row.type.dtype])
     tensor = torch.empty(shape_of(row), dtype=TORCH_DTYPES[row.type.dtype])
     if not tensor.is_floating_point():
         return tensor.fill_(int(row.init.args[0]) if row.init.args else 0)

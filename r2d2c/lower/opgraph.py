@@ -7,10 +7,7 @@ of the buffer is for itself, so nodes that come or go change no bit of the other
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from typing import Any, Literal
 
@@ -18,129 +15,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2d2c.opgraph import OP_KINDS, OpKind, Schedule
+from r2d2c.lower.opgraph_kernels import Arrays, Cuts, arrays_for, cuts, torch_arrays
+from r2d2c.opgraph import ARITY, Schedule
 
 Normalise = Literal["none", "batch"]
 EPSILON = 1e-5
-_LETTERS = "abc"
-_BINARY = {
-    ast.Add: "add",
-    ast.Sub: "sub",
-    ast.Mult: "mul",
-    ast.Div: "div",
-    ast.GtE: "ge",
-    ast.LtE: "le",
-    ast.Gt: "gt",
-}
-
-
-class _Writer:
-    """Statements that compute a formula into a tensor, with calls that write where they are told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.calls = {"empty_like"}
-        self.fresh = 0
-
-    def into(self, text: str, target: str) -> None:
-        value = self.value(ast.parse(text, mode="eval").body, target)
-        if value != target:
-            self.lines.append(f"{target}.copy_({value})")
-
-    def value(self, node: ast.expr, target: str) -> str:
-        """The name or number that has the value; what has to be computed is, into ``target``."""
-        match node:
-            case ast.Name(name):
-                return name
-            case ast.Constant(number):
-                return repr(number)
-            case ast.UnaryOp(ast.USub(), inner):
-                return self.call("neg", target, self.value(inner, target))
-            case ast.Call(ast.Name(name), [inner]):
-                return self.call(name, target, self.value(inner, target))
-            case ast.BinOp(left, op, right):
-                return self.binary(_BINARY[type(op)], left, right, target)
-            case ast.Compare(left, [op], [right]):
-                return self.binary(_BINARY[type(op)], left, right, target)
-            case ast.Call(ast.Name(name), [left, right]):
-                return self.binary(name, left, right, target)
-        raise NotImplementedError(ast.unparse(node))
-
-    def binary(self, name: str, left: ast.expr, right: ast.expr, target: str) -> str:
-        first = self.value(left, target)
-        other = target
-        if first == target and not isinstance(right, ast.Name | ast.Constant):
-            self.fresh += 1
-            other = f"t{self.fresh}"
-            self.lines.append(f"{other} = empty_like({target})")
-        second = self.value(right, other)
-        if isinstance(right, ast.Constant) and name == "maximum":
-            name = "clamp_min"
-        if isinstance(left, ast.Constant):
-            if name == "sub":
-                second, name = self.call("neg", target, second), "add"
-            elif name not in ("add", "mul"):
-                raise NotImplementedError(f"{first} {name} {second}")
-            first, second = second, first
-        return self.call(name, target, first, second)
-
-    def call(self, name: str, target: str, *values: str) -> str:
-        self.calls.add(name)
-        self.lines.append(f"{name}({', '.join(values)}, out={target})")
-        return target
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """A kind's forward(a…, v), which fills v, and backward(a…, v, g, da…), which fills da….
-
-    reads: whether the backward reads the value.
-    """
-
-    arity: int
-    forward: Callable[..., None]
-    backward: Callable[..., None]
-    reads: bool
-
-
-@cache
-def kernels() -> tuple[Kernel, ...]:
-    """What computes the kinds, in their order."""
-    return tuple(_kernel(kind) for kind in OP_KINDS)
-
-
-def _kernel(kind: OpKind) -> Kernel:
-    letters = _LETTERS[: kind.arity]
-    forward, backward = _Writer(), _Writer()
-    forward.into(kind.formula, "v")
-    for letter, text in zip(letters, kind.gradients, strict=True):
-        backward.into(text, f"d{letter}")
-    arguments, slots = ", ".join(letters), ", ".join(f"d{letter}" for letter in letters)
-    source = "\n    ".join([f"def forward({arguments}, v):", *forward.lines])
-    source += "\n" + "\n    ".join([f"def backward({arguments}, v, g, {slots}):", *backward.lines])
-    names = {
-        node.id for text in kind.gradients for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)
-    }
-    scope: dict[str, Any] = {name: getattr(torch, name) for name in forward.calls | backward.calls}
-    exec(compile(source, f"<op kind {kind.name}>", "exec"), scope)
-    return Kernel(kind.arity, scope["forward"], scope["backward"], "v" in names)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A level: its rows of the buffer, what it reads, its kernels, and how many rows each of their arguments has."""
+    """A level: its rows of the buffer, the rows that it reads (and the same for numpy, on a CPU), and its kernels.
+
+    first: the number of its first kernel in the program. kinds: of its kernels, with their arities. cuts: by kernel
+    and argument, where the rows that it reads are cut.
+    """
 
     start: int
     stop: int
     gather: Tensor
-    kernels: tuple[Kernel, ...]
-    rows: tuple[int, ...]
-    sizes: tuple[int, ...]
+    index: Any
+    first: int
+    kinds: tuple[tuple[int, int], ...]
+    cuts: Cuts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
-    """A schedule on a device."""
+    """A schedule on a device.
+
+    shown: the column of each of the buffer's first rows. cuts: where the buffer is cut: inputs, each kernel's rows by
+    its number, the rest.
+    """
 
     schedule: Schedule
     order: Tensor
@@ -148,7 +53,7 @@ class Program:
     nodes: Tensor
     numbers: Tensor
     steps: tuple[Step, ...]
-    widest: int
+    cuts: Cuts
 
 
 def load(schedule: Schedule, device: torch.device | str = "cpu") -> Program:
@@ -157,15 +62,16 @@ def load(schedule: Schedule, device: torch.device | str = "cpu") -> Program:
     def tensor(array: Any) -> Tensor:
         return torch.as_tensor(array, dtype=torch.int64, device=device)
 
-    table = kernels()
-    joined = np.concatenate([np.zeros(0, np.int64), *(level.gather for level in schedule.levels)])
-    gathers = tensor(joined).split([len(level.gather) for level in schedule.levels])
-    steps = []
+    arity = ARITY.tolist()
+    joined = tensor(np.concatenate([np.zeros(0, np.int64), *(level.gather for level in schedule.levels)]))
+    gathers = joined.split([len(level.gather) for level in schedule.levels])
+    steps, rows = [], [schedule.inputs]
     for level, gather in zip(schedule.levels, gathers, strict=True):
-        chosen = tuple(table[kind] for kind, _ in level.groups)
-        rows = tuple(count for _, count in level.groups)
-        sizes = tuple(count for kind, count in level.groups for _ in range(table[kind].arity))
-        steps.append(Step(level.start, level.stop, gather, chosen, rows, sizes))
+        kinds = tuple((kind, arity[kind]) for kind, _ in level.groups)
+        sizes = [count for kind, count in level.groups for _ in range(arity[kind])]
+        index = gather.numpy() if gather.device.type == "cpu" else None
+        steps.append(Step(level.start, level.stop, gather, index, len(rows), kinds, cuts(sizes)))
+        rows += [count for _, count in level.groups]
     nodes = tensor(schedule.nodes)
     return Program(
         schedule,
@@ -174,7 +80,7 @@ def load(schedule: Schedule, device: torch.device | str = "cpu") -> Program:
         nodes,
         tensor(schedule.numbers),
         tuple(steps),
-        max((len(level.gather) for level in schedule.levels), default=0),
+        cuts([*rows, len(schedule.numbers) + 1]),
     )
 
 
@@ -208,11 +114,53 @@ def _moved(running: Tensor, rows: Tensor, seen: Tensor, momentum: float) -> Tens
     return running.index_copy(0, rows, torch.lerp(running[rows], seen.to(running.dtype), momentum))
 
 
-def _means(block: Tensor) -> Tensor:
-    """The mean of each row, [rows, 1]. torch adds up a row alone in another order, if it is long: so it never is."""
-    if len(block) == 1:
-        return torch.cat([block, block]).mean(1, keepdim=True)[:1]
-    return block.mean(1, keepdim=True)
+def _forward(
+    program: Program, arrays: Arrays, buffer: Any, batch: bool, training: bool, centre: Any, spread: Any
+) -> None:
+    """Fill the nodes' rows of the buffer. centre, spread: [nodes, 1], the statistics, which training fills, too."""
+    inputs, kernels, plain = program.schedule.inputs, arrays.kernels, arrays is not torch_arrays()
+    values = arrays.split(buffer, program.cuts)
+    for step in program.steps:
+        read = arrays.take(buffer, step.index if plain else step.gather)
+        parts = iter(arrays.split(read, step.cuts))
+        for number, (kind, arity) in enumerate(step.kinds, step.first):
+            kernels[kind].forward(*islice(parts, arity), values[number])
+        if batch:
+            part = slice(step.start - inputs, step.stop - inputs)
+            block = buffer[step.start : step.stop]
+            if training:
+                centre[part] = arrays.means(block)
+            block -= centre[part]
+            if training:
+                spread[part] = arrays.means(block * block)
+            block *= (spread[part] + EPSILON) ** -0.5
+
+
+def _backward(
+    program: Program, arrays: Arrays, buffer: Any, grads: Tensor, batch: bool, training: bool, spread: Any
+) -> None:
+    """Add to the rows of ``grads``, which has those of the columns, what they get through the nodes."""
+    inputs, kernels, plain = program.schedule.inputs, arrays.kernels, arrays is not torch_arrays()
+    array = arrays.of(grads)
+    values, deltas = arrays.split(buffer, program.cuts), arrays.split(array, program.cuts)
+    for step in reversed(program.steps):
+        if batch:
+            block, delta = buffer[step.start : step.stop], array[step.start : step.stop]
+            if training:
+                along = arrays.means(delta * block)
+                delta -= arrays.means(delta)
+                delta -= block * along
+            delta *= (spread[step.start - inputs : step.stop - inputs] + EPSILON) ** -0.5
+        read = arrays.take(buffer, step.index if plain else step.gather)
+        given = arrays.empty(read)
+        parts, places = iter(arrays.split(read, step.cuts)), iter(arrays.split(given, step.cuts))
+        for number, (kind, arity) in enumerate(step.kinds, step.first):
+            kernel, value, taken = kernels[kind], values[number], (*islice(parts, arity),)
+            if kernel.reads and batch:  # the buffer has the normalised value
+                value = arrays.empty(value)
+                kernel.forward(*taken, value)
+            kernel.backward(*taken, value, deltas[number], *islice(places, arity))
+        grads.index_add_(0, step.gather, arrays.tensor(given))
 
 
 class _Columns(torch.autograd.Function):
@@ -235,33 +183,19 @@ class _Columns(torch.autograd.Function):
         schedule, size = program.schedule, x.shape[0]
         inputs, last = schedule.inputs, schedule.inputs + len(schedule.nodes)
         buffer = x.new_empty(schedule.size, size)
-        scratch = x.new_empty(program.widest, size)
         buffer[:inputs] = x.t()
         buffer[last:-1] = numbers.reshape(-1, 1).index_select(0, program.numbers)
         buffer[-1] = 0
         centre, spread = x.new_zeros(last - inputs, 1), x.new_ones(last - inputs, 1)
-        scale = torch.empty_like(spread)
         if batch and not training:
             centre, spread = (seen[program.nodes].to(x.dtype).unsqueeze(1) for seen in (mean, var))
-            scale = (spread + EPSILON).rsqrt()
-        for step in program.steps:
-            arguments = scratch[: len(step.gather)]
-            torch.index_select(buffer, 0, step.gather, out=arguments)
-            parts = iter(arguments.split(step.sizes))
-            block = buffer[step.start : step.stop]
-            for kernel, value in zip(step.kernels, block.split(step.rows), strict=True):
-                kernel.forward(*islice(parts, kernel.arity), value)
-            if batch:
-                part = slice(step.start - inputs, step.stop - inputs)
-                if training:
-                    centre[part] = _means(block)
-                block -= centre[part]
-                if training:
-                    spread[part] = _means(block.square())
-                    scale[part] = (spread[part] + EPSILON).rsqrt()
-                block *= scale[part]
+        arrays = arrays_for(x)
+        with np.errstate(all="ignore"):
+            _forward(
+                program, arrays, arrays.of(buffer), batch, training, arrays.of(centre), arrays.of(spread)
+            )
         ctx.program, ctx.batch, ctx.training, ctx.shape = program, batch, training, numbers.shape
-        ctx.save_for_backward(buffer, scale)
+        ctx.save_for_backward(buffer, spread)
         centre, spread = centre.squeeze(1), spread.squeeze(1)
         ctx.mark_non_differentiable(centre, spread)
         return buffer.index_select(0, program.order).t(), centre, spread
@@ -269,32 +203,14 @@ class _Columns(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
-        program, (buffer, scale) = ctx.program, ctx.saved_tensors
+        program, (buffer, spread) = ctx.program, ctx.saved_tensors
         inputs, last = program.schedule.inputs, program.schedule.inputs + len(program.nodes)
         grads = torch.empty_like(buffer)
         torch.index_select(grad.t().contiguous(), 0, program.shown, out=grads[:last])
         grads[last:] = 0
-        read, given = buffer.new_empty(2, program.widest, buffer.shape[1])
-        for step in reversed(program.steps):
-            arguments, slots = read[: len(step.gather)], given[: len(step.gather)]
-            torch.index_select(buffer, 0, step.gather, out=arguments)
-            block, delta = buffer[step.start : step.stop], grads[step.start : step.stop]
-            if ctx.batch:
-                factor = scale[step.start - inputs : step.stop - inputs]
-                if ctx.training:
-                    along = (delta * block).mean(1, keepdim=True)
-                    delta -= delta.mean(1, keepdim=True)
-                    delta.addcmul_(block, along, value=-1)
-                delta *= factor
-            parts, places = iter(arguments.split(step.sizes)), iter(slots.split(step.sizes))
-            values, deltas = block.split(step.rows), delta.split(step.rows)
-            for kernel, value, slope in zip(step.kernels, values, deltas, strict=True):
-                taken = (*islice(parts, kernel.arity),)
-                if kernel.reads and ctx.batch:  # the buffer has the normalised value
-                    value = torch.empty_like(value)
-                    kernel.forward(*taken, value)
-                kernel.backward(*taken, value, slope, *islice(places, kernel.arity))
-            grads.index_add_(0, step.gather, slots)
+        arrays = arrays_for(buffer)
+        with np.errstate(all="ignore"):
+            _backward(program, arrays, arrays.of(buffer), grads, ctx.batch, ctx.training, arrays.of(spread))
         own = grads.new_zeros(ctx.shape.numel())
         own[program.numbers] = grads[last:-1].sum(1)
         return None, grads[:inputs].t(), own.view(ctx.shape), None, None, None, None

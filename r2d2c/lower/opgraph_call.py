@@ -33,7 +33,8 @@ _PLANNED: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 def program_of(kind: Tensor, args: Tensor, inputs: int, device: torch.device) -> Program:
     """The plan of a table. kind: i64[capacity]; args: i64[capacity, 3]."""
-    state = (kind._version, args._version, kind.data_ptr(), inputs, device)
+    versions = [0 if table.is_inference() else table._version for table in (kind, args)]
+    state = (*versions, kind.data_ptr(), inputs, device)
     found: _Planned | None = _PLANNED.get(kind)
     if found is None or found.state != state or found.args() is not args:
         table = table_of(kind.cpu().numpy(), args.cpu().numpy(), inputs)

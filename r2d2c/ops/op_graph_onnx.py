@@ -35,7 +35,9 @@ def write(o: Any, a: Any) -> Any:
 
     def column(place: int) -> Any:
         if place not in made:
-            made[place] = writer.named(f"x{place}", lambda: o("Slice", x, o.ints([place]), o.ints([place + 1]), o.ints([-1])))
+            made[place] = writer.named(
+                f"x{place}", lambda: o("Slice", x, o.ints([place]), o.ints([place + 1]), o.ints([-1]))
+            )
         return made[place]
 
     depth = depths(table)

@@ -40,20 +40,18 @@ def _every(reader: Reader, syntax: Syntax | None) -> Every | None:
     head = syntax.nodes[root.args[0]] if root.kind == "call" else root
     name = str(head.value) if head.kind == "name" else ""
     count = syntax.nodes[root.args[1]] if root.kind == "call" and len(root.args) == 2 else None
-    known = name in UNITS and not root.keywords
-    if known and count is not None and count.kind == "number" and isinstance(count.value, int):
-        if count.value > 0:
-            return Every(name, int(count.value))  # type: ignore[arg-type]
+    number = count.value if count is not None and count.kind == "number" else None
+    if name in UNITS and not root.keywords and isinstance(number, int) and number > 0:
+        return Every(name, int(number))  # type: ignore[arg-type]
     span = syntax.span(syntax.root)
     forms = "`epochs(1)`, `steps(200)` or `plateau(3)`"
     message = f"`every` of `{reader.syntax.name}` is {forms}, not `{span.text}`"
-    example = f"{suggest_unit(name)}({count.value if count is not None and count.kind == 'number' else 1})"
-    fix = f"write `{example}`" if example != span.text else "count from 1"
+    fix = f"write `{_unit(name)}({number if isinstance(number, int) and number > 0 else 1})`"
     reader.sink.report("E350", span, message, fix=fix)
     return None
 
 
-def suggest_unit(name: str) -> str:
+def _unit(name: str) -> str:
     """The unit that was probably meant."""
     from difflib import get_close_matches
 

@@ -85,7 +85,8 @@ class _Resolver:
         spec = self.spec
         blocks = self.program.blocks
         named = [(net.name, net.span) for net in spec.hypernets]
-        named += [(one.name, one.span) for one in (*spec.memories, *spec.op_graphs)]
+        named += [(memory.name, memory.span) for memory in spec.memories]
+        named += [(graph.name, graph.span) for graph in spec.op_graphs]
         for name, span in [*named, *((loop.signature.name, loop.span) for loop in spec.loops)]:
             if name in blocks:
                 also = [(blocks[name].span, "first here")]
@@ -178,7 +179,8 @@ class _Resolver:
         groups = (spec.inputs, spec.targets, spec.tasks, spec.losses, spec.hypernets)
         named = [(entry.name, entry.span) for group in groups for entry in group]
         named += [(loop.signature.name, loop.span) for loop in spec.loops]
-        named += [(one.name, one.span) for one in (*spec.memories, *spec.op_graphs)]
+        named += [(memory.name, memory.span) for memory in spec.memories]
+        named += [(graph.name, graph.span) for graph in spec.op_graphs]
         for name, span in named:
             if name in seen:
                 also = [(seen[name], "first here")]

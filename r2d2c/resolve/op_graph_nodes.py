@@ -45,9 +45,13 @@ class Nodes:
                 NUMBER: "`p` is a number of an op's own",
             }.get(
                 name,
-                "`x0`, `x1`, … are the columns that it reads" if name[0] == "x" else "ops that grow get such names",
+                "`x0`, `x1`, … are the columns that it reads"
+                if name[0] == "x"
+                else "ops that grow get such names",
             )
-            self.sink.report("E346", entry.span, f"no op can be called `{name}`: {what}", fix="use another name")
+            self.sink.report(
+                "E346", entry.span, f"no op can be called `{name}`: {what}", fix="use another name"
+            )
 
     def _node(self, entry: Named) -> Written | None:
         from r2d2c.mutate_checks import is_constant
@@ -69,7 +73,9 @@ class Nodes:
             kind, places = NUMBER, ()
         if kind == NUMBER:
             known = ", ".join(f"`{sign}`" for sign in OPERATORS)
-            message = f"`{entry.name}` is one op: {known}, or a kind with its arguments, and this is `{span.text}`"
+            message = (
+                f"`{entry.name}` is one op: {known}, or a kind with its arguments, and this is `{span.text}`"
+            )
             fix = f"write `identity({span.text})`" if root.kind in ("name", "index") else None
             self.sink.report("E340", span, message, fix=fix)
             return None
@@ -101,7 +107,12 @@ class Nodes:
         node, span = syntax.nodes[index], syntax.span(index)
         if node.kind == "index" and len(node.args) == 2:
             base, item = (syntax.nodes[i] for i in node.args)
-            if base.kind == "name" and base.value == INPUT and item.kind == "number" and isinstance(item.value, int):
+            if (
+                base.kind == "name"
+                and base.value == INPUT
+                and item.kind == "number"
+                and isinstance(item.value, int)
+            ):
                 return f"{INPUT}{int(item.value)}"
         if node.kind == "name":
             if node.value == NUMBER:

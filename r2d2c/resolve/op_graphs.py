@@ -5,7 +5,6 @@ Its ops are data, not nodes of the graph: what the spec writes of them is how th
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from r2d2c.diagnostics import suggest
@@ -14,11 +13,10 @@ from r2d2c.ops.op_graph import OP_GRAPH, STATISTICS, Start, Written
 from r2d2c.resolve.growth import read_growing
 from r2d2c.resolve.op_graph_nodes import Nodes
 from r2d2c.resolve.region import RESERVED, RegionBuilder
-from r2d2c.resolve.results import FAILED, Failed, OpRef, Unknown, kind_of
+from r2d2c.resolve.results import FAILED, Failed, kind_of
 from r2d2c.types import Dim
 
 if TYPE_CHECKING:
-    from r2d2c.growth import Growing
     from r2d2c.growth import Growing
     from r2d2c.resolve.evaluate import Evaluator
     from r2d2c.resolve.program import Program
@@ -101,6 +99,10 @@ def _refusal(
     if loops and syntax.grow is not None:
         message = f"the op graph `{name}` grows, and it is inside of the loop `{loops[-1]}`"
         return message, "use it outside of the loop, or leave `grow` out", also
+    option = syntax.options.get("normalise")
+    if loops and option is not None and option.nodes[option.root].value == "batch":
+        message = f"the ops of `{name}` are normalised over the batch, and inside of the loop `{loops[-1]}` every step has others"
+        return message, "leave `normalise` out, or use it outside of the loop", also
     stacked = [b for b in loops if program.loops[b].per_step]
     if stacked:
         message = f"the loop `{stacked[-1]}` has parameters for every step, and the op graph `{name}` has one table of ops"

@@ -22,7 +22,7 @@ from r2d2c.train.resolved import resolved_text
 from r2d2c.train.run import Origin, Run, Which, next_folder, open_run, seen_from
 from r2d2c.train.run_folder import Lock, RunFolder
 from r2d2c.train.settings import Settings, measured, overrides, read_settings
-from r2d2c.train.summary import line, summarize
+from r2d2c.train.summary import growth_facts, line, summarize
 
 if TYPE_CHECKING:
     from r2d2c.model import Model
@@ -228,7 +228,8 @@ def _load_of(
 
 def _summarize(run: Run, settings: Settings, loaded: Loaded, device: str) -> None:
     records = run.metrics
-    best = run.files.load().state["best"]
+    state = run.files.load().state
+    best = state["best"]
     facts: dict[str, Any] = {
         "data": loaded.name,
         "epochs": settings.epochs,
@@ -236,6 +237,7 @@ def _summarize(run: Run, settings: Settings, loaded: Loaded, device: str) -> Non
         "optimizer": settings.optimizer,
         "seed": settings.seed,
         "device": device,
+        **growth_facts(state["growth"]["counts"]),
         "time": f"{sum(record.get('seconds') or 0 for record in records):.1f} s of training",
     }
     if best is not None:

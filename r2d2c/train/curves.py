@@ -1,4 +1,4 @@
-"""Curves of a run as one PNG: losses above, metrics below."""
+"""Curves of a run as one PNG: losses above, metrics below, and the sizes of op graphs that grow."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAMED = 10  # curves that get a colour and a name; a thousand tasks are a grey cloud behind them
+_LABELS = {"losses": "loss", "metrics": "metric", "ops": "ops"}
 _STYLES: dict[str, Literal["-", "--", ":"]] = {"train": "-", "validation": "--", "test": ":"}
 
 Curve = tuple[list[float], list[float]]
@@ -22,7 +23,7 @@ Curves = dict[tuple[str, str], Curve]
 
 
 def collect(records: Iterable[Mapping[str, Any]], key: str) -> Curves:
-    """The curves under ``key`` (``losses`` or ``metrics``) of the records that have an ``epoch``.
+    """The curves under ``key`` (``losses``, ``metrics`` or ``ops``) of the records that have an ``epoch``.
 
     A record is ``{"epoch": 3, "split": "train", "losses": {"encode": 0.2}, "metrics": {"accuracy": 0.9},
     …}``.
@@ -41,9 +42,9 @@ def collect(records: Iterable[Mapping[str, Any]], key: str) -> Curves:
 
 
 def draw_curves(records: Iterable[Mapping[str, Any]], path: Path, *, title: str = "") -> bool:
-    """Write a PNG of the records' losses and metrics, atomically; False (and no file) if there are none."""
+    """Write a PNG of the records' losses, metrics and ops, atomically; False (and no file) if there are none."""
     records = list(records)
-    panels = [(key, curves) for key in ("losses", "metrics") if (curves := collect(records, key))]
+    panels = [(key, curves) for key in _LABELS if (curves := collect(records, key))]
     if not panels:
         return False
     # The object interface, with Agg's canvas: no global state, no window system.
@@ -84,7 +85,7 @@ def _panel(axis: Axes, key: str, curves: Curves) -> None:
             zorder=3 if named else 2,
         )
     _legend(axis, colours, splits, len(names))
-    axis.set_ylabel("loss" if key == "losses" else "metric")
+    axis.set_ylabel(_LABELS[key])
     axis.grid(color="0.9", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -95,7 +96,7 @@ def _panel(axis: Axes, key: str, curves: Curves) -> None:
     seen = [y for _, ys in curves.values() for y in ys if math.isfinite(y)]
     # Metrics between 0 and 1 read best on a plain scale; a perplexity beside them would flatten them there.
     wide = seen and min(seen) > 0 and max(seen) / min(seen) > 50
-    if wide and (key == "losses" or max(seen) > 10):
+    if wide and key != "ops" and (key == "losses" or max(seen) > 10):
         axis.set_yscale("log")
 
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2d2c.growth import Growing, OpGraph, reads, spell, worth
 from r2d2c.graph import walk
+from r2d2c.growth import Growing, OpGraph, reads, spell, worth
 from r2d2c.lower.init import seed_of
 from r2d2c.mutate import Change, Limits, Mutated, mutate
 from r2d2c.mutation_choice import Bias, Draw, additions, generator, prunes
-from r2d2c.mutations import Add, Mutation, MutationError, Prune
+from r2d2c.mutations import Add, Mutation, MutationError
 from r2d2c.opgraph import Topology
 from r2d2c.ops.op_graph import OP_GRAPH, STATISTICS, TABLE
 from r2d2c.ops.op_graph_rows import rows_of, topology_of

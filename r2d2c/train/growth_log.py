@@ -22,6 +22,7 @@ from r2d2c.opgraph import FREE, KINDS, NUMBER, OP_KINDS, Topology, empty
 from r2d2c.train.atomic import write_atomic
 
 NAME = "mutations.jsonl"
+_SIGNS = {"add": "+", "sub": "-", "mul": "*"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +59,13 @@ class GrowthLog:
         return [text.decode("utf-8", "replace") for text in whole]
 
     def keep(self, count: int, sink: Sink) -> int:
-        """Cut it to the lines that a checkpoint knows; how many are left. Warns (W524) if there are fewer."""
+        """Cut it to the lines that a checkpoint knows; how many are left. Warns (W574) if there are fewer."""
         lines = self.lines()
         if len(lines) > count or not self._ends():
             write_atomic(self.path, "".join(f"{text}\n" for text in lines[:count]).encode())
         if len(lines) < count:
             there = f"{self.path} has {len(lines)} whole lines, the checkpoint knows {count}"
-            sink.report("W524", None, there, notes=["it cannot be replayed any more"])
+            sink.report("W574", None, there)
         return min(len(lines), count)
 
     def _ends(self) -> bool:
@@ -191,4 +192,5 @@ def formula(topology: Topology, row: int, numbers: np.ndarray[Any, Any] | None =
         (f"{numbers[row, place]:.4g}" if numbers is not None else "p") if name is None else name
         for place, name in enumerate(arguments(topology, row))
     ]
-    return f"{OP_KINDS[topology.kind[row]].name}({', '.join(values)})"
+    word = OP_KINDS[topology.kind[row]].name
+    return f" {_SIGNS[word]} ".join(values) if word in _SIGNS else f"{word}({', '.join(values)})"

@@ -59,7 +59,8 @@ def look(model: Model, graph: OpGraph, batches: Sequence[Batch], *, slopes: bool
     assert name is not None
     values, gradients = [], []
     for batch in batches:
-        trace = model.trace(**batch)
+        given: dict[str, Any] = dict(batch)
+        trace = model.trace(**given)
         value = _flat(trace.values[name])
         delta = trace.deltas.get(name)
         values.append(value)

@@ -1,6 +1,4 @@
-"""`Trainer`: epochs of seeded batches, a learning pass visit by visit, measuring, checkpoints, exact
-resume.
-"""
+"""`Trainer`: epochs of seeded batches, a learning pass visit by visit, measuring, checkpoints, exact resume."""
 
 from __future__ import annotations
 
@@ -17,9 +15,9 @@ from r2d2c.train.chunks import learn_batch
 from r2d2c.train.data import BoundData, Loader, stable_seed
 from r2d2c.train.data.bind import Split, TableSplit
 from r2d2c.train.events import Callbacks, EpochInfo, Progress, Start, StepInfo
+from r2d2c.train.growth import Growth
 from r2d2c.train.guard import check_losses, check_parameters
 from r2d2c.train.interrupt import Interrupted, Request, catching
-from r2d2c.train.growth import Growth
 from r2d2c.train.measure import (
     Batch,
     Measurement,
@@ -47,9 +45,7 @@ SAMPLE = 1024  # training samples that metrics are measured on where there is no
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """limit_batches: of an epoch, of training and of every split that is measured. checkpoint_every:
-    seconds.
-    """
+    """limit_batches: of an epoch, of training and of every split that is measured. checkpoint_every: seconds."""
 
     limit_batches: int | None = None
     checkpoint_every: float = 120.0
@@ -124,9 +120,7 @@ class Trainer:
 
     # -- running
     def run(self, resume: Checkpoint | None = None) -> None:
-        """Train to the last epoch and measure the test split. Raises `Interrupted` after a signal, having
-        saved.
-        """
+        """Train to the last epoch and measure the test split. Raises `Interrupted` after a signal, having saved."""
         before = pack_rng()
         try:
             if resume is not None:
@@ -401,5 +395,5 @@ class Trainer:
         self.widest = {name: Width(*width) for name, width in state["widest"].items()}
         self.finished = state["finished"] and self.epoch >= self.settings.epochs
         self.lines = self.run_folder.keep_metrics(state["lines"], self.sink)
-        self.growth.load(state["growth"], self.sink)
+        self.growth.load(state.get("growth", {}), self.sink)
         unpack_rng(checkpoint.rng)

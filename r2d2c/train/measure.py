@@ -178,7 +178,7 @@ class Width(NamedTuple):
 
 def warn_of_collapse(sink: Sink, graph: Graph, name: str, where: str, width: Width, widest: Width) -> None:
     """W546 for a representative. where: in which epoch; widest: the widest that it was."""
-    task = graph.tasks[name.split(".")[0]]
+    task = graph.tasks[name.split(".", maxsplit=1)[0]]
     region = graph.regions.get(task.representative or "")
     part = width.deviation / widest.deviation if widest.deviation else 0.0
     sink.report(

@@ -24,6 +24,7 @@ def line(record: Mapping[str, Any]) -> str:
     losses = ", ".join(f"{name} {short(value)}" for name, value in list(record.get("losses", {}).items())[:8])
     parts = [f"loss {short(record['loss'])}" + (f" ({losses})" if len(record["losses"]) > 1 else "")]
     parts += [f"{name} {short(value)}" for name, value in record.get("metrics", {}).items()]
+    parts += [f"{name} {value} ops" for name, value in record.get("ops", {}).items()]
     return ", ".join(parts)
 
 
@@ -42,10 +43,20 @@ def rows(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             named.setdefault(name, {})[split] = short(value)
         for name, value in record.get("spread", {}).items():
             named.setdefault(f"spread {name}", {})[split] = short(value)
+        for name, value in record.get("ops", {}).items():
+            named.setdefault(f"ops {name}", {})[split] = short(value)
     return [
         ("", *splits),
         *((name, *(cells.get(split, "") for split in splits)) for name, cells in named.items()),
     ]
+
+
+def growth_facts(counts: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+    """What became of op graphs that grew, from what a checkpoint counts of them."""
+    return {
+        f"growth of {name}": f"{count['rounds']} rounds, {count['added']} ops added, {count['pruned']} pruned"
+        for name, count in counts.items()
+    }
 
 
 def table(cells: Sequence[Sequence[str]]) -> str:

@@ -135,17 +135,26 @@ class _Walker:
                 found.readers.append(reader)
             return []
         what = f"the loop `{loop_of(node).name}`" if node.op == "loop" else f"`{node.op}`"
-        fix = "let a `linear` read them first" if node.op != "linear" else "give the `linear` weights of its own"
+        fix = (
+            "let a `linear` read them first"
+            if node.op != "linear"
+            else "give the `linear` weights of its own"
+        )
         found.refused.append(Refused(f"{what} reads its columns", node.origin, fix))
         return []
 
     def _before(self, node: Node, place: int) -> int | None:
         """How many columns stand before those of one argument of a `concat` along the last axis."""
         types = [self.graph.types[v] for v in node.inputs if v is not None]
-        widths = [type_.dims[-1] for type_ in types[:place]]
-        if node.attrs["axis"] not in (-1, types[0].rank - 1) or not all(isinstance(w, int) for w in widths):
+        if node.attrs["axis"] not in (-1, types[0].rank - 1):
             return None
-        return sum(int(width) for width in widths)  # type: ignore[arg-type]
+        before = 0
+        for type_ in types[:place]:
+            width = type_.dims[-1]
+            if not isinstance(width, int):
+                return None
+            before += int(width)
+        return before
 
     def _weight(self, node: Node) -> str | None:
         """The storage of the weights of a `linear`."""

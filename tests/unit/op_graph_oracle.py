@@ -1,82 +1,122 @@
-"""An op graph with names, and its evaluation a node at a time."""
+"""Specs with op graphs for tests, and what their columns are: an op at a time, in hand-written PyTorch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 
-from r2d2c.mutate import (
-    Add,
-)
-from r2d2c.mutate_checks import build
-from r2d2c.opgraph import OP_KINDS, Topology
+import r2d2c
+from r2d2c.graph import walk
+from r2d2c.model import Model
+from r2d2c.opgraph import OP_KINDS
+from r2d2c.ops.op_graph import Start
 
-FORMULAS: dict[str, Callable[..., float]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "max": max,
-    "min": min,
-    "sin": math.sin,
-    "tanh": math.tanh,
-    "relu": lambda a: max(a, 0.0),
-    "gauss": lambda a, b: math.exp(-((a - b) ** 2)),
-    "gated": lambda a, b: a / (1 + math.exp(-b)),
-    "multiply_add": lambda a, b, c: a * b + c,
-}
-NODES = [
-    Add("total", "add", ("x0", "x1")),
-    Add("n0", "mul", ("total", 0.5)),
-    Add("wave", "sin", ("n0",)),
-    Add("n1", "gauss", ("x2", "n0")),
-    Add("gate", "gated", ("wave", "n1")),
-    Add("side", "multiply_add", ("x1", -0.75, "x2")),
-]
-
-
-def make(capacity: int = 10) -> tuple[Topology, torch.Tensor]:
-    topology, numbers = build(3, capacity, NODES)
-    return topology, torch.tensor(numbers)
-
-
-def node_value(topology: Topology, numbers: torch.Tensor, name: str, x: list[float]) -> float:
-    row = topology.rows[name]
-    kind = OP_KINDS[topology.kind[row]]
-    args = []
-    for place in range(kind.arity):
-        column = int(topology.args[row, place])
-        if column < 0:
-            args.append(float(numbers[row, place]))
-        elif column < topology.inputs:
-            args.append(x[column])
-        else:
-            other = topology.names[column - topology.inputs]
-            assert other is not None
-            args.append(node_value(topology, numbers, other, x))
-    return FORMULAS[kind.name](*args)
-
-
-def outputs(
-    topology: Topology, numbers: torch.Tensor, readout: torch.Tensor, x: torch.Tensor
-) -> torch.Tensor:
-    """The read-out of an op graph, a node and a row at a time."""
-    found = []
-    for row in x.tolist():
-        values = [*row, *[0.0] * topology.capacity]
-        for name, at in topology.rows.items():
-            values[topology.inputs + at] = node_value(topology, numbers, name, row)
-        found.append(readout.double() @ torch.tensor(values, dtype=torch.float64))
-    return torch.stack(found)
+HEAD = """
+r2d2c: 1
+inputs:
+  x: f32[B, 4]
+targets:
+  y: f32[B, 2]
+op_graphs:
+"""
+WRITTEN = """
+  layer:
+    capacity: 6
+    nodes:
+      last: gauss(product, x[2])
+      product: x[0] * x[1]
+      shifted: product + p(0.5)
+      gate: gated(x[3], shifted)
+"""
+RANDOM = """
+  {name}:
+    ops: [add, mul, gauss, sin, gated, max, multiply_add]
+    capacity: 24
+    start: 16
+    normalise: {normalise}
+"""
+TASK = """
+tasks:
+  fit:
+    behavior: |
+      columns = layer(x)
+      out = linear(columns, 2)
+    distance: mse(out, y)
+outputs:
+  out: fit.out
+"""
+SHOWN = TASK + "  columns: fit.columns\n"
+TWO = """
+tasks:
+  below:
+    behavior: |
+      columns = layer(x)
+      h = tanh(linear(columns, 5))
+    distance: mse(linear(h, 2), y)
+    keep: own
+  above:
+    behavior: |
+      out = linear(second(below.h), 2)
+    distance: mse(out, y)
+links:
+  below.h -> above: {credit: CREDIT}
+outputs:
+  out: above.out
+"""
 
 
-def weights(topology: Topology, seed: int = 0) -> torch.Tensor:
-    generator_ = torch.Generator().manual_seed(seed)
-    readout = torch.randn(2, topology.columns, generator=generator_, dtype=torch.float64)
-    readout[:, topology.inputs :][:, torch.from_numpy(~topology.live)] = 0
-    return readout
+def random(name: str = "layer", normalise: str = "none") -> str:
+    return RANDOM.format(name=name, normalise=normalise)
 
 
-def some_x(count: int = 5, inputs: int = 3) -> torch.Tensor:
-    return torch.randn(count, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+def checked(text: str, **options: Any) -> Any:
+    return r2d2c.loads(HEAD.lstrip() + text.lstrip("\n"), name="spec.yaml", **options)
+
+
+def model_of(text: str, **options: Any) -> Any:
+    return r2d2c.compile(checked(text, **options))
+
+
+def batch(size: int = 7, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(size, width, generator=generator, dtype=dtype)
+        for name, width in (("x", 4), ("y", 2))
+    }
+
+
+TORCH: dict[str, Any] = {
+    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "max": torch.maximum, "min": torch.minimum, "sin": torch.sin,
+    "gauss": lambda a, b: torch.exp(-((a - b) ** 2)), "gated": lambda a, b: a * torch.sigmoid(b), "relu": torch.relu,
+    "multiply_add": lambda a, b, c: a * b + c, "identity": lambda a: a,
+}  # fmt: skip
+
+
+def by_hand(model: Model, name: str, x: torch.Tensor, training: bool = False) -> torch.Tensor:
+    """The columns of an op graph, an op at a time, from the buffers; the arguments of an op may stand in any row."""
+    part = getattr(model, name)
+    kinds, args = part.kind.tolist(), part.args.tolist()
+    columns: dict[int, torch.Tensor] = {place: x[:, place] for place in range(x.shape[1])}
+    waiting = [row for row, kind in enumerate(kinds) if kind >= 0]
+    while waiting:
+        row = waiting.pop(0)
+        kind = OP_KINDS[kinds[row]]
+        reads = args[row][: kind.arity]
+        if any(place >= 0 and place not in columns for place in reads):
+            waiting.append(row)
+            continue
+        given = [part.numbers[row, k].expand(len(x)) if p < 0 else columns[p] for k, p in enumerate(reads)]
+        value = TORCH[kind.name](*given)
+        if hasattr(part, "mean"):
+            mean, variance = (s[row : row + 1].clone() for s in (part.mean, part.variance))
+            value = F.batch_norm(value[:, None], mean, variance, training=training)[:, 0]
+        columns[x.shape[1] + row] = value
+    zero = torch.zeros_like(x[:, 0])
+    return torch.stack([columns.get(place, zero) for place in range(x.shape[1] + len(kinds))], 1)
+
+
+def start_of(model: Model) -> Start:
+    found: Start = next(node.attrs["start"] for _, node in walk(model.graph) if node.op == "op_graph")
+    return found

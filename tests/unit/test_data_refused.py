@@ -16,7 +16,7 @@ def test_unknown_source() -> None:
     assert diagnostic.fix is not None
     assert diagnostic.fix.text == "did you mean `digits`?"
     assert diagnostic.notes == (
-        "data sources: digits, digits_and_tables, fashion_mnist, idx:FOLDER, npz:FILE, csv:FILE, text:FILE, parity, "
+        "data sources: digits, digits_and_tables, wine, breast_cancer, diabetes, fashion_mnist, idx:FOLDER, npz:FILE, csv:FILE, text:FILE, formula:x0*x1 + x2, parity, "
         "delayed_copy, two_symbols, adding, recall, random",
     )
     fix = refused("wine.csv").fix

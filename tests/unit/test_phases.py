@@ -159,6 +159,9 @@ SPECS = {
         after="l = write(l, low=m.newest.rep * 2, n=m.count)",
         other="  l:\n    slots: 2\n    fields: {low: 'f32[S]', n: i64}\n    each_slot: rep = relu(linear(low, 6))\n",
     ),
+    "no slot is kept between steps": memory(
+        "replace: oldest", read="linear(flatten(by_age(m.rep, m.age)), V)"
+    ).replace("softmax(out)", "softmax(linear(last, V))"),
     "the last step": memory(out="expand(reshape(linear(r.out, V), (B, 1, V)), (B, T, V))"),
 }
 

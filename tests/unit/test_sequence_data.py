@@ -157,6 +157,18 @@ def test_the_parts_of_a_text_do_not_overlap(tmp_path: Path) -> None:
     assert [len(table) for table in data.splits.values()] == [59, 19, 19]
 
 
+def test_segments_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("".join(chr(0x100 + n) for n in range(1000)))
+    flat, cut = (
+        open_data(f"text:{tmp_path}/t.txt?length=12&split=0.6{more}", CLI) for more in ("", "&segment=4")
+    )
+    for name in ("x", "y"):
+        assert cut.train[name].shape == (49, 3, 4)
+        assert (cut.train[name].reshape(49, 12) == flat.train[name]).all()
+    refusal = refused(f"text:{tmp_path}/t.txt?length=12&segment=5", CLI)
+    assert refusal.code == "E502" and "12" in refusal.message and "5" in refusal.message
+
+
 def test_bytes(tmp_path: Path) -> None:
     raw = bytes(range(256)) * 8
     (tmp_path / "t.bin").write_bytes(raw)

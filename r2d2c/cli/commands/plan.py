@@ -180,7 +180,9 @@ def _named(loop: LoopPlan) -> str:
 def _show_op_graph(graph: OpGraphPlan) -> None:
     begins = len(graph.written) + graph.random
     grows = ", and it grows" if graph.grows else ""
-    heading(f"op graph {graph.name}: {begins} of at most {graph.capacity} ops on {plural(graph.inputs, 'column')}{grows}")
+    heading(
+        f"op graph {graph.name}: {begins} of at most {graph.capacity} ops on {plural(graph.inputs, 'column')}{grows}"
+    )
     if graph.written:
         print_table(("op", ""), graph.written)
     if graph.random:

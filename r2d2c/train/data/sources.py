@@ -11,12 +11,14 @@ from r2d2c.train.data.dataset import Dataset
 from r2d2c.train.data.delayed_copy import DELAYED_COPY
 from r2d2c.train.data.digits import DIGITS
 from r2d2c.train.data.digits_and_tables import BOTH
+from r2d2c.train.data.formula import FORMULA
 from r2d2c.train.data.idx import FASHION, IDX
 from r2d2c.train.data.npz import NPZ
 from r2d2c.train.data.parity import PARITY
 from r2d2c.train.data.random import RANDOM
 from r2d2c.train.data.recall import RECALL
 from r2d2c.train.data.source import DataContext, DataSource
+from r2d2c.train.data.tables import TABLES
 from r2d2c.train.data.text_file import TEXT
 from r2d2c.train.data.two_symbols import TWO_SYMBOLS
 from r2d2c.train.refuse import refuse
@@ -24,11 +26,13 @@ from r2d2c.train.refuse import refuse
 SOURCES: tuple[DataSource, ...] = (
     DIGITS,
     BOTH,
+    *TABLES,
     FASHION,
     IDX,
     NPZ,
     CSV,
     TEXT,
+    FORMULA,
     PARITY,
     DELAYED_COPY,
     TWO_SYMBOLS,

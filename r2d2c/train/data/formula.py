@@ -1,0 +1,126 @@
+"""`formula`: samples of a formula that a model is to find again, such as ``formula:x0*x1 + x2``. Made from a seed."""
+
+from __future__ import annotations
+
+import ast
+import math
+from typing import TYPE_CHECKING, Any
+
+from r2d2c.train.data.dataset import Column, Dataset, Table
+from r2d2c.train.data.source import DataContext, DataSource, split_options, whole_number
+from r2d2c.train.refuse import refuse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OPTIONS = {
+    "samples": "samples of train; test has a quarter of them (1000)",
+    "inputs": "the size of x; the formula may leave some out (the last one it has)",
+    "noise": "the deviation of what is added to y of train (0)",
+    "seed": "what the samples are drawn from (0)",
+}
+# So that no nesting of it is too deep, and no table too wide.
+MOST_LETTERS, MOST_INPUTS = 500, 10_000
+FUNCTIONS = ("sin", "cos", "tanh", "exp", "abs", "sqrt", "square", "maximum", "minimum")
+_SIGNS = {ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide", ast.Pow: "power"}
+
+
+def open_formula(argument: str, context: DataContext) -> Dataset:
+    """``x`` f32[N, inputs], drawn uniformly from -2..2, and ``y`` f32[N, 1], what the formula gives."""
+    import numpy
+
+    argument, options = split_options(argument, OPTIONS, context)
+    samples = whole_number(options, "samples", 1_000, context)
+    formula = _parse(argument, context)
+    used = [
+        int(node.id[1:]) for node in ast.walk(formula) if isinstance(node, ast.Name) and node.id[0] == "x"
+    ]
+    inputs = whole_number(options, "inputs", max(used, default=0) + 1, context)
+    if inputs > MOST_INPUTS:
+        refuse("E502", f"`formula` has {MOST_INPUTS} inputs at most, not {inputs}", context.span)
+    if used and max(used) >= inputs:
+        refuse("E502", f"the formula reads `x{max(used)}`, and there are {inputs} inputs", context.span)
+    noise = _noise(options, context)
+    generator = numpy.random.Generator(numpy.random.PCG64(whole_number(options, "seed", 0, context, least=0)))
+
+    def table(count: int, spread: float) -> Table:
+        x = generator.uniform(-2, 2, (count, inputs))
+        with numpy.errstate(all="ignore"):
+            y = _value(formula, x) + numpy.zeros(count)
+        if not numpy.isfinite(y).all():
+            refuse("E502", f"`{argument}` has no value for some x from -2 to 2", context.span)
+        y = y + spread * generator.standard_normal(count)
+        return Table({"x": Column(x.astype(numpy.float32)), "y": Column(y.astype(numpy.float32)[:, None])})
+
+    train, test = table(samples, noise), table(max(1, samples // 4), 0.0)
+    return Dataset("formula", train, test=test, doc=FORMULA.doc)
+
+
+def _noise(options: dict[str, str], context: DataContext) -> float:
+    text = options.get("noise", "0")
+    try:
+        noise = float(text)
+    except ValueError:
+        noise = math.nan
+    if not (math.isfinite(noise) and noise >= 0):
+        refuse("E502", f"`noise` is a number that is not negative, not `{text}`", context.span)
+    return noise
+
+
+def _parse(text: str, context: DataContext) -> ast.expr:
+    fix = "write formula:x0*x1 + x2"
+    if len(text) > MOST_LETTERS:
+        refuse(
+            "E502", f"a formula has {MOST_LETTERS} letters at most, not {len(text)}", context.span, fix=fix
+        )
+    try:
+        found = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError):  # ValueError: a null character
+        refuse("E502", f"`formula` takes a formula of x0, x1, …, it got `{text}`", context.span, fix=fix)
+    for node in ast.walk(found):
+        if not _known(node):
+            shown = ast.unparse(node) if isinstance(node, ast.expr) else text
+            notes = [f"functions: {', '.join(FUNCTIONS)}"]
+            refuse("E502", f"`{shown}` cannot be in a formula of data", context.span, notes=notes, fix=fix)
+    return found
+
+
+def _known(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(ast.Name(name), [_, *rest], []):
+            return name in FUNCTIONS and len(rest) == (name in ("maximum", "minimum"))
+        case ast.Name(name):
+            return name in FUNCTIONS or (name[0] == "x" and name[1:].isdecimal())
+        case ast.Constant(value):
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
+        case ast.BinOp(_, sign, _):
+            return type(sign) in _SIGNS
+        case ast.UnaryOp(sign, _):
+            return isinstance(sign, (ast.USub, ast.UAdd))
+    return isinstance(node, (ast.operator, ast.unaryop, ast.expr_context))
+
+
+def _value(node: ast.expr, x: NDArray[Any]) -> Any:
+    import numpy
+
+    match node:
+        case ast.Name(name) if name not in FUNCTIONS:
+            return x[:, int(name[1:])]
+        case ast.Constant(value):
+            return float(value)  # type: ignore[arg-type]
+        case ast.BinOp(left, sign, right):
+            return getattr(numpy, _SIGNS[type(sign)])(_value(left, x), _value(right, x))
+        case ast.UnaryOp(sign, inner):
+            return -_value(inner, x) if isinstance(sign, ast.USub) else _value(inner, x)
+        case ast.Call(ast.Name(name), values):
+            return getattr(numpy, name)(*(_value(value, x) for value in values))
+    raise TypeError(ast.unparse(node))
+
+
+FORMULA = DataSource(
+    name="formula",
+    doc="samples of a formula, to be found again; made from a seed",
+    usage="formula:x0*x1 + x2[?samples=1000&inputs=3&noise=0&seed=0]",
+    open=open_formula,
+    options=OPTIONS,
+)
