@@ -20,17 +20,20 @@ from r2d2c.model import Model
 from r2d2c.ops import functions
 
 _EAGER_FUNCTIONS = (torch.autograd.backward, torch.autograd.grad, accumulate, getattr)
+_OP_GRAPHS = "r2d2c.lower.opgraph_call"
 _AFFIX = "r2d2c_part"
 _PART = f"submod_{_AFFIX}_"
 _EAGER_METHODS = ("detach", "requires_grad_", "copy_", "generator")
 
 
 def _inference(model: Model, lowered: Lowered) -> Callable[..., dict[str, Any]]:
+    _keep_eager(lowered.fx)
     compiled: Callable[..., dict[str, Any]] = torch.compile(fx.GraphModule(model, lowered.fx), dynamic=True)
     return compiled
 
 
 def _visit(model: Model, visit: LoweredVisit) -> Callable[..., tuple[Any, ...]]:
+    _keep_eager(visit.fx)
     whole = fx.GraphModule(model, visit.fx)
     passes = _passes_through(whole.graph)
     stretch: dict[fx.Node, int] = {}
@@ -52,6 +55,13 @@ def _visit(model: Model, visit: LoweredVisit) -> Callable[..., tuple[Any, ...]]:
             setattr(split, name, torch.compile(part, dynamic=True))
     run: Callable[..., tuple[Any, ...]] = split
     return run
+
+
+def _keep_eager(graph: fx.Graph) -> None:
+    """Let dynamo stop at op graphs: what they compute is in a table that changes, and their engine compiles nothing."""
+    for node in graph.nodes:
+        if node.op == "call_function" and getattr(node.target, "__module__", "") == _OP_GRAPHS:
+            node.target = torch.compiler.disable(node.target)
 
 
 def _passes_through(graph: fx.Graph) -> dict[fx.Node, frozenset[fx.Node]]:

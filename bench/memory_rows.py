@@ -181,12 +181,14 @@ def lstm(credit: str) -> tuple[tuple[str, str], ...]:
 
 REMEMBER = "remember.yaml"
 ALL_SLOTS = ("most = top_slots(m.rep, m.surprise, 2)", "most = by_age(m.rep, m.age)")
-MEMORY = "memory, 8 slots"
+NEAR = 20
+MEMORY, SHORT = "memory, 8 slots", f"LSTM, over all steps, trained with a delay of {NEAR}"
 DELAY_ROWS = (
     Row(MEMORY, REMEMBER, seeds=3),
     Row("FIFO, 8 slots", REMEMBER, (ALL_SLOTS,), ("memories.m.replace=oldest",)),
     Row("LSTM, backpropagation over 50 steps", REMEMBER, lstm("truncate(50)")),
     Row("LSTM, backpropagation over all steps", REMEMBER, lstm("backprop")),
+    Row(SHORT, REMEMBER, lstm("backprop"), data=f"delayed_copy?delay={NEAR}&samples=8000"),
 )
 DECAYS = (0.9, 0.95, 0.98, 0.99)
 
@@ -195,7 +197,7 @@ def delay(row: Row, seed: int) -> dict[str, Any]:
     """By delay: how often the symbol is told right. Of the memory also how long it stays under a decay."""
     model, seconds = train(row, seed)
     found: dict[str, Any] = {"seconds": seconds, "parameters": sum(p.numel() for p in model.parameters())}
-    for steps in DELAYS:
+    for steps in (*DELAYS, *([NEAR] if row.name == SHORT else [])):
         found[str(steps)] = accuracy(model, table(f"delayed_copy?delay={steps}&samples=8000"))
     if row.name == MEMORY:
         found["decay"] = {str(rate): retention(row, model, rate) for rate in DECAYS}

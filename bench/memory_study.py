@@ -23,13 +23,67 @@ from bench import memory_rows as rows
 PAGE = """\
 # What a memory of surprises remembers
 
+Written by `python -m bench.memory_study`: ready specs of [specs/memory](../specs/memory) and variants of them, trained on
+one thread, measured on 2,000 test samples. Numbers are % of the samples told right, means over the seeds; no gradient goes
+back through time, but in the LSTM.
+
+- Two slots with ages tell both symbols of 000xy000, their order and the exact gap, always. Without ages the gap is lost.
+- A symbol among filler that can be predicted is there after 1,000 steps as after 100. A queue of slots has lost it.
+- Noise that cannot be predicted evicts it, unless it is rarer than the noise. A worth of each token that is learned from
+  what was of use keeps it in all three tests; surprise above a running mean does in two.
+
+![what is told right, and how long a symbol is kept](memory_study.svg)
+
+## Two symbols among zeros
+
+[two_symbols.yaml](../specs/memory/two_symbols.yaml), 1,500 steps of training for each length. Target for two slots with
+ages: all right in 98 % at length 12, and in 90 % at length 24. `chain`: a slot stores the state of the slot before it, as a
+constant. `sorted`: the slots are read by age, the newest first. FIFO replaces the oldest slot, at every step.
+
 <SYMBOLS>
+
+The chain alone tells which symbols there were and in which order; so does sorting, or ages. The gap needs ages: guessing
+gives 10.7 and 5.1 %, and without ages it is about twice to three times that. One slot keeps one symbol, and the chain a part of the other. Of
+two slots that are written at every step one is always the present token's, so one symbol has to go. A queue with the
+chain is a recurrent network that is not trained, with a read-out that is: good for 12 steps, not for 24. Eight slots hold
+more than is needed, and at length 24 their read-out has not learned the gap after 1,500 steps.
+
+## One symbol, then filler
+
+[remember.yaml](../specs/memory/remember.yaml), trained with a delay of 100 (750 steps), and asked after longer ones. Chance is
+12.5. FIFO reads all of its slots; of the LSTM, of the same width, gradients go back over 50 steps or over all 102.
 
 <DELAY>
 
+The symbol's slot is not touched, so the delay does not matter. Gradients over 50 steps cannot reach a symbol 100 steps back; but
+750 steps of training are too few for an LSTM here even with gradients over all steps, so that alone would say little. With
+a delay of 20 it does learn, <SHORT> % right, and then forgets over longer ones.
+
+With `replace: argmin(surprise * γ ^ age)` memories fade. The trained model, step by step: how long the symbol stays in a slot
+(64 samples of each of the seeds), and how long it should by the surprises that were stored. Target: within 25 %.
+
 <DECAY>
 
+At γ = 0.9 the symbol stays 5 steps longer: what it is compared to is the oldest filler, which has faded for 6 steps as well.
+
+## Noise
+
+30 % of the filler is one of 64 tokens at random. The symbol is `at the start`, the question 100 steps later; or `anywhere` in
+90 steps, the question 10 to 99 later; or `before a stretch` of 50 steps, with 60 % noise there and none elsewhere. Each is
+trained and measured by itself, 750 steps; then what was trained with the symbol anywhere is measured with it at the start, and
+with a delay of 300. Chance is 12.5.
+
 <NOISE>
+
+- **Surprise** is 1 − p(token), so it ranks by how rare a token is at its place. A symbol that comes at a known place is
+  less of a surprise than a token of noise, and is lost. Where it may come anywhere it is rarer than any token of noise,
+  and mostly stays. Whether it matters has nothing to do with it.
+- **Surprise above the usual** subtracts a running mean of surprise (0.9 a step). It keeps what surprised in a quiet time,
+  which the two other tests have, and loses what comes amid noise, because what came before the mean had risen counts for more.
+- **Importance** ([importance.yaml](../specs/memory/importance.yaml)) learns a number for each token, which ranks what is kept
+  and weighs what is read. Tokens that were kept for nothing lose weight until others take their slots, so it finds the symbols
+  even if it never kept them at first. It needs the token to tell what matters, and a task that asks for it; what is important
+  by its context, or was never of use in training, it cannot know.
 """
 RESULTS, TABLE, FIGURE = (Path(__file__).parent / f"memory_study.{end}" for end in ("json", "md", "svg"))
 PARTS: dict[str, tuple[tuple[rows.Row, ...], Callable[[rows.Row, int], dict[str, Any]]]] = {
@@ -144,7 +198,8 @@ def page(found: dict[str, Any]) -> str:
         except KeyError:
             lines = ["(not run yet)"]
         text = text.replace(f"<{mark}>", "\n".join(lines))
-    return text
+    short = found.get("delay", {}).get(rows.SHORT)
+    return text.replace("<SHORT>", _share(short, str(rows.NEAR)) if short else "…")
 
 
 def draw(found: dict[str, Any]) -> None:

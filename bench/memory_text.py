@@ -61,7 +61,7 @@ ROWS: tuple[Row, ...] = (
     Row("memory machine", "token_machine.yaml", 1e-2),
     Row("FIFO control", "fifo.yaml", 1e-2),
     Row("LSTM, backpropagation through 64 steps", "lstm.yaml", 2e-2, {"S": 101}),
-    Row("cached segments", "segments.yaml", 3e-3, {}, 8, "&segment=64", ("train.chunk=1",)),
+    Row("cached segments", "segments.yaml", 6e-3, {}, 8, "&segment=64", ("train.chunk=1",)),
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from r2d2c.credit.record import CreditRule
 from r2d2c.draw_bodies import SILENT, Body, op_name, plain_type, shorten
@@ -17,7 +17,12 @@ from r2d2c.draw_loops import draw_flat_loop
 from r2d2c.graph import RESET, Graph, Link, Node, Region, Value
 from r2d2c.regions import homes
 
-Kind = Literal["input", "target", "value", "representative", "loss", "output", "gradient", "credit"]
+if TYPE_CHECKING:
+    from r2d2c.syntax.spec import MemorySyntax
+
+Kind = Literal[
+    "input", "target", "value", "representative", "memory", "loss", "output", "gradient", "credit"
+]
 Style = Literal["data", "link", "trains", "carried"]
 
 # Fill, border. Readable on white and on dark pages, and apart from each other without colour vision too.
@@ -26,6 +31,7 @@ TINTS: dict[Kind, tuple[str, str]] = {
     "target": ("#fff3e0", "#e65100"),
     "value": ("#ffffff", "#546e7a"),
     "representative": ("#f3e5f5", "#6a1b9a"),
+    "memory": ("#e0f2f1", "#00695c"),
     "loss": ("#ffebee", "#b71c1c"),
     "output": ("#e8f5e9", "#1b5e20"),
     "gradient": ("#fffde7", "#8d6e63"),
@@ -83,12 +89,13 @@ def picture(
     rules: Mapping[str, CreditRule],
     matrix: Mapping[str, Mapping[str, str | None]] | None = None,
     training: Graph | None = None,
+    memories: Iterable[MemorySyntax] = (),
 ) -> Picture:
     """The picture of a typed graph. ``matrix`` (see `wiring`) says what the losses train.
 
-    With the training graph, what credit rules add is drawn too.
+    With the training graph, what credit rules add is drawn too; with the memories of the spec, what it says of them.
     """
-    return _Tasks(graph, rules, matrix or {}, training).run()
+    return _Tasks(graph, rules, matrix or {}, training, {each.name: each for each in memories}).run()
 
 
 class _Tasks:
@@ -99,9 +106,11 @@ class _Tasks:
         graph: Graph,
         rules: Mapping[str, CreditRule],
         matrix: Mapping[str, Mapping[str, str | None]],
-        training: Graph | None = None,
+        training: Graph | None,
+        memories: Mapping[str, MemorySyntax],
     ) -> None:
         self.graph, self.rules, self.matrix, self.training = graph, rules, matrix, training
+        self.memories = memories
         self.out = Picture(graph.name)
         # Where a value of the main region is shown.
         self.shown: dict[Value, str] = {}
@@ -110,13 +119,15 @@ class _Tasks:
 
     def run(self) -> Picture:
         graph, out = self.graph, self.out
-        state = {each.port: f"{each.name}, the state" for each in graph.states}
+        kept = state_names(graph)
+        state = {port: f"{name}, the state" for port, name in kept.items()}
         for port in graph.body.inputs:
             if port.name == RESET and state:  # every carry of the state would have an edge from it
                 continue
             kind: Kind = "target" if port.name in self.targets else "input"
-            shown = [state.get(port.name, port.name), self._type(port.value)]
-            self.shown[port.value] = out.add(f"port {port.name}", kind, shown)
+            whole = port.name in kept and kept[port.name] not in named
+            shown = [state.get(port.name, port.name), "" if whole else self._type(port.value)]
+            self.shown[port.value] = out.add(f"port {kept[port.name] if whole else port.name}", kind, shown)
         for name in graph.tasks:
             out.groups[name] = name
         self._losses_first()
@@ -160,7 +171,9 @@ class _Tasks:
         def into(key: str, position: int, label: str) -> None:
             self._into(key, call, position, label)
 
-        boxes = Body(self.out, self.graph, region, task, task, kind, into).draw()
+        boxes = Body(
+            self.out, self.graph, region, task, task, kind, into, memories=self.memories
+        ).draw()
         for position, port in enumerate(region.outputs):
             self.shown[Value(call.id, position)] = boxes[port.value]
 

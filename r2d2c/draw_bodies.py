@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from r2d2c.draw_loops import CARRIED, given_by, lines_of, loop_in, said, start_of, title_of
+from r2d2c.draw_memories import Memories, joined
 from r2d2c.graph import Graph, Node, Region, Value
 from r2d2c.loops import loop_of
 from r2d2c.types import TensorType
 
 if TYPE_CHECKING:
     from r2d2c.draw import Kind, Picture
+    from r2d2c.syntax.spec import MemorySyntax
 
 SILENT = ("param", "constant", "size", "argument")
 # Draws the edge into a box from a port, by the port's position, with a label.
@@ -26,6 +28,7 @@ class Body:
 
     place: what the ids of its statements begin with. notes: further lines of some boxes.
     keys: the boxes of values, once it is drawn. inside, labels: of what loops give, the boxes in them, and what it is.
+    memories: those of the spec, by name. held: those that this region, a step, carries.
     """
 
     out: Picture
@@ -36,6 +39,8 @@ class Body:
     kind: Kind
     into: Into
     notes: Mapping[Value, Sequence[str]] = field(default_factory=dict)
+    memories: Mapping[str, MemorySyntax] = field(default_factory=dict)
+    held: Memories | None = None
     keys: dict[Value, str] = field(default_factory=dict)
     inside: dict[Value, str] = field(default_factory=dict)
     labels: dict[Value, str] = field(default_factory=dict)
@@ -60,7 +65,11 @@ class Body:
         self.keys = {
             v: f"{self.group}.{name}" for v, name in named.items() if v not in given or "." not in name
         }
-        boxed = set(self.keys) - set(self.ports)
+        parts = self.held.parts if self.held is not None else {}
+        self.keys |= {value: part.key for value, part in parts.items() if part.own}
+        boxed = {v for v in self.keys if v not in self.ports and not (v in parts and parts[v].own)}
+        if self.held is not None:
+            self.held.draw(self.out, self.memories)
         for node in region.nodes:
             if node in loops:
                 self._loop(node)
@@ -73,7 +82,19 @@ class Body:
                 key = self.keys[port.value] = f"{self.group}.{port.name}"
                 self.out.add(key, self.kind, [port.name, self._type(port.value)], self.group)
                 self.into(key, self.ports[port.value], "")
+        if self.held is not None:
+            self._written(self.held)
         return self.keys
+
+    def _written(self, held: Memories) -> None:
+        """An edge for every value that is written into a memory; one without a name gets a box."""
+        for key, name, value in held.writes:
+            if self.nodes[value.node].op in SILENT:
+                continue  # a number
+            if not any(value in known for known in (self.ports, self.keys, self.labels, held.parts)):
+                self.keys[value] = f"{key}.{name}"
+                self._box(self.keys[value], name, value)
+            self._connect(value, key, name)
 
     def _type(self, value: Value) -> str:
         return plain_type(self.graph.types.get(value))
@@ -83,7 +104,8 @@ class Body:
         ops: list[str] = []
         sources: list[Value] = []
         seen, stack = {value.node}, [value.node]
-        if value in self.labels:
+        parts = self.held.parts if self.held is not None else {}
+        if value in self.labels or value in parts:
             sources, stack = [value], []
         while stack:
             node = self.nodes[stack.pop()]
@@ -92,7 +114,8 @@ class Body:
             for read in node.inputs:
                 if read is None:
                     continue
-                if read in self.ports or (read in self.keys and read.node != value.node):
+                known = read in self.ports or read in parts
+                if known or (read in self.keys and read.node != value.node):
                     sources.append(read)
                 elif read.node not in seen:
                     seen.add(read.node)
@@ -103,7 +126,14 @@ class Body:
             self._connect(read, key)
 
     def _connect(self, value: Value, key: str, label: str = "") -> None:
-        if value in self.ports:
+        part = self.held.parts.get(value) if self.held is not None else None
+        if part is not None and self.keys.get(value) in (None, key, part.key):
+            label = label if key == part.key else f"{label}: {part.label}" if label else part.label
+            if part.before:
+                self.out.connect(part.key, key, "carried", label, CARRIED)
+            else:
+                self.out.connect(part.key, key, label=label)
+        elif value in self.ports:
             self.into(key, self.ports[value], label)
         elif value in self.labels:
             self.out.connect(self.inside[value], key, label=self.labels[value] or label)
@@ -124,7 +154,10 @@ class Body:
                 title += f", {port.name} {source.attrs['value']:g}"
         self.out.groups[group], self.out.parents[group] = title, self.group
         first = len(loop.carries)
-        back: list[tuple[str, int]] = []
+        held = Memories(self.graph, step, loop, group) if loop.memories else None
+        cylinders = {write.key for write in held.writes} if held is not None else set()
+        parts = self.held.parts if self.held is not None else {}
+        back: list[tuple[str, int, str]] = []
         started: set[int] = set()
 
         def feed(parameter: int, key: str, label: str) -> None:
@@ -132,15 +165,17 @@ class Body:
             assert value is not None
             if self.nodes[value.node].op in SILENT:
                 return  # a number
-            if value not in self.ports and value not in self.keys and value not in self.labels:
+            if not any(value in known for known in (self.ports, self.keys, self.labels, parts)):
                 self.keys[value] = f"{group}({around.inputs[parameter].name})"
                 self._box(self.keys[value], around.inputs[parameter].name, value)
             self._connect(value, key, label)
 
-        def into(key: str, position: int, _: str) -> None:
+        def into(key: str, position: int, label: str) -> None:
+            label = label if key in cylinders else ""  # the field
             word = "each step" if position < first + loop.sequences else ""
+            word = ", ".join(filter(None, (label, word)))
             if position < first:
-                back.append((key, position))
+                back.append((key, position, label or loop.carries[position].name))
                 if position in started:
                     return
                 started.add(position)
@@ -153,12 +188,15 @@ class Body:
             notes[step.outputs[position].value] = lines_of(carry, start_of(around, node, position)[0])
         if loop.halt is not None:
             notes.setdefault(step.outputs[loop.halt.port].value, []).append("says when a sample halts")
-        inner = Body(self.out, self.graph, step, loop.name, group, self.kind, into, notes)
+        inner = Body(
+            self.out, self.graph, step, loop.name, group, self.kind, into, notes, self.memories, held
+        )
         inside = inner.draw()
-        for key, position in back:
+        for key, position, label in back:
             maker = inside.get(step.outputs[position].value)
             if maker is not None:
-                self.out.connect(maker, key, "carried", loop.carries[position].name, CARRIED)
+                self.out.connect(maker, key, "carried", label, CARRIED)
+        joined(self.out, cylinders)
         for number, (given, _) in enumerate(given_by(around, node)):
             value, made = Value(call.id, number), inside.get(step.outputs[given.port].value)
             if made is not None:

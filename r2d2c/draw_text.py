@@ -16,6 +16,7 @@ _DOT_SHAPES: dict[Kind, str] = {
     "output": 'shape=box style="rounded,filled,bold"',
     "gradient": 'shape=note style="filled"',
     "credit": 'shape=cylinder style="filled"',
+    "memory": 'shape=cylinder style="filled"',
 }
 _MERMAID_SHAPES: dict[Kind, tuple[str, str]] = {
     "input": ("([", "])"),
@@ -26,6 +27,7 @@ _MERMAID_SHAPES: dict[Kind, tuple[str, str]] = {
     "output": ("([", "])"),
     "gradient": (">", "]"),
     "credit": ("[(", ")]"),
+    "memory": ("[(", ")]"),
 }
 
 

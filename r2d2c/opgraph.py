@@ -58,7 +58,7 @@ OP_KINDS: tuple[OpKind, ...] = (
     ),
     OpKind("sin", 1, "sin(a)", ("g * cos(a)",), "the sine"),
     OpKind("cos", 1, "cos(a)", ("-g * sin(a)",), "the cosine"),
-    OpKind("tanh", 1, "tanh(a)", ("g * (1 - square(v))",), "the hyperbolic tangent"),
+    OpKind("tanh", 1, "tanh(a)", ("g - g * square(v)",), "the hyperbolic tangent"),
     OpKind("relu", 1, "maximum(a, 0)", ("g * (a > 0)",), "the positive part"),
     OpKind("abs", 1, "abs(a)", ("g * sign(a)",), "the absolute value"),
     OpKind("square", 1, "square(a)", ("a * g * 2",), "the square"),

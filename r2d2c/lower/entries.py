@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.fx as fx
 
 from r2d2c.graph import Region, Value
 from r2d2c.lower.independent import BATCH, slice_of
@@ -140,7 +141,20 @@ class AdvanceBuilder:
             b.env.pop(value, None)
         self._emit(wanted)
         b.fx.output(tuple(b.env[value] for value in wanted))
+        self._types(given)
         return Part(name, b.fx, tuple(sources), tuple(b.wanted), tuple(wanted))
+
+    def _types(self, given: Mapping[Value, Source]) -> None:
+        """Say of nodes what types they have."""
+        types = self.b.graph.types
+        for node in self.b.fx.nodes:
+            label = node.meta.get("r2d2c")
+            if label is not None:
+                node.meta["type"] = types.get(Value(label[0].id, label[1]))
+        for value in given:
+            node = self.b.env.get(value)
+            if isinstance(node, fx.Node):
+                node.meta["type"] = types.get(value)
 
     def _computed(self, number: int) -> list[Rep]:
         """What is computed of an entry of a memory, for itself and for sums over slots."""

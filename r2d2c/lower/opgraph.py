@@ -8,14 +8,13 @@ of the buffer is for itself, so nodes that come or go change no bit of the other
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from r2d2c.lower.opgraph_kernels import Arrays, Cuts, arrays_for, cuts, torch_arrays
+from r2d2c.lower.opgraph_kernels import Arrays, Cuts, Rows, arrays_for, cuts
 from r2d2c.opgraph import ARITY, Schedule
 
 Normalise = Literal["none", "batch"]
@@ -24,18 +23,16 @@ EPSILON = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A level: its rows of the buffer, the rows that it reads (and the same for numpy, on a CPU), and its kernels.
+    """A level: its rows of the buffer, the rows that it reads, and what it computes.
 
-    first: the number of its first kernel in the program. kinds: of its kernels, with their arities. cuts: by kernel
+    groups: for each kernel its number in the program, its kind, and the number of its first argument. cuts: by kernel
     and argument, where the rows that it reads are cut.
     """
 
     start: int
     stop: int
-    gather: Tensor
-    index: Any
-    first: int
-    kinds: tuple[tuple[int, int], ...]
+    reads: Rows
+    groups: list[tuple[int, int, int]]
     cuts: Cuts
 
 
@@ -67,11 +64,14 @@ def load(schedule: Schedule, device: torch.device | str = "cpu") -> Program:
     gathers = joined.split([len(level.gather) for level in schedule.levels])
     steps, rows = [], [schedule.inputs]
     for level, gather in zip(schedule.levels, gathers, strict=True):
-        kinds = tuple((kind, arity[kind]) for kind, _ in level.groups)
-        sizes = [count for kind, count in level.groups for _ in range(arity[kind])]
-        index = gather.numpy() if gather.device.type == "cpu" else None
-        steps.append(Step(level.start, level.stop, gather, index, len(rows), kinds, cuts(sizes)))
-        rows += [count for _, count in level.groups]
+        groups: list[tuple[int, int, int]] = []
+        sizes: list[int] = []
+        for kind, count in level.groups:
+            groups.append((len(rows), kind, len(sizes)))
+            sizes += [count] * arity[kind]
+            rows.append(count)
+        reads = Rows(gather, gather.numpy() if gather.device.type == "cpu" else None)
+        steps.append(Step(level.start, level.stop, reads, groups, cuts(sizes)))
     nodes = tensor(schedule.nodes)
     return Program(
         schedule,
@@ -118,13 +118,12 @@ def _forward(
     program: Program, arrays: Arrays, buffer: Any, batch: bool, training: bool, centre: Any, spread: Any
 ) -> None:
     """Fill the nodes' rows of the buffer. centre, spread: [nodes, 1], the statistics, which training fills, too."""
-    inputs, kernels, plain = program.schedule.inputs, arrays.kernels, arrays is not torch_arrays()
+    inputs, kernels = program.schedule.inputs, arrays.kernels
     values = arrays.split(buffer, program.cuts)
     for step in program.steps:
-        read = arrays.take(buffer, step.index if plain else step.gather)
-        parts = iter(arrays.split(read, step.cuts))
-        for number, (kind, arity) in enumerate(step.kinds, step.first):
-            kernels[kind].forward(*islice(parts, arity), values[number])
+        parts = arrays.split(arrays.take(buffer, step.reads), step.cuts)
+        for number, kind, place in step.groups:
+            kernels[kind].forward(parts, place, values[number])
         if batch:
             part = slice(step.start - inputs, step.stop - inputs)
             block = buffer[step.start : step.stop]
@@ -140,7 +139,7 @@ def _backward(
     program: Program, arrays: Arrays, buffer: Any, grads: Tensor, batch: bool, training: bool, spread: Any
 ) -> None:
     """Add to the rows of ``grads``, which has those of the columns, what they get through the nodes."""
-    inputs, kernels, plain = program.schedule.inputs, arrays.kernels, arrays is not torch_arrays()
+    inputs, kernels = program.schedule.inputs, arrays.kernels
     array = arrays.of(grads)
     values, deltas = arrays.split(buffer, program.cuts), arrays.split(array, program.cuts)
     for step in reversed(program.steps):
@@ -151,22 +150,22 @@ def _backward(
                 delta -= arrays.means(delta)
                 delta -= block * along
             delta *= (spread[step.start - inputs : step.stop - inputs] + EPSILON) ** -0.5
-        read = arrays.take(buffer, step.index if plain else step.gather)
+        read = arrays.take(buffer, step.reads)
         given = arrays.empty(read)
-        parts, places = iter(arrays.split(read, step.cuts)), iter(arrays.split(given, step.cuts))
-        for number, (kind, arity) in enumerate(step.kinds, step.first):
-            kernel, value, taken = kernels[kind], values[number], (*islice(parts, arity),)
-            if kernel.reads and batch:  # the buffer has the normalised value
+        parts, places = arrays.split(read, step.cuts), arrays.split(given, step.cuts)
+        for number, kind, place in step.groups:
+            kernel, value = kernels[kind], values[number]
+            if batch and kernel.reads:  # the buffer has the normalised value
                 value = arrays.empty(value)
-                kernel.forward(*taken, value)
-            kernel.backward(*taken, value, deltas[number], *islice(places, arity))
-        grads.index_add_(0, step.gather, arrays.tensor(given))
+                kernel.forward(parts, place, value)
+            kernel.backward(parts, place, value, deltas[number], places)
+        grads.index_add_(0, step.reads.tensor, arrays.tensor(given))
 
 
 class _Columns(torch.autograd.Function):
     """The buffer's computation, and its gradients of x and of the numbers.
 
-    Kept for the backward: the buffer, and of normalised nodes the scales and means. Arguments are gathered again.
+    Kept for the backward: the buffer and the nodes' variances. Arguments are gathered again.
     """
 
     @staticmethod
@@ -212,5 +211,5 @@ class _Columns(torch.autograd.Function):
         with np.errstate(all="ignore"):
             _backward(program, arrays, arrays.of(buffer), grads, ctx.batch, ctx.training, arrays.of(spread))
         own = grads.new_zeros(ctx.shape.numel())
-        own[program.numbers] = grads[last:-1].sum(1)
+        own.index_copy_(0, program.numbers, grads[last:-1].sum(1))
         return None, grads[:inputs].t(), own.view(ctx.shape), None, None, None, None

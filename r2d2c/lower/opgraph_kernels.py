@@ -88,12 +88,12 @@ class _Writer:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kind's forward(a…, v), which fills v, and backward(a…, v, g, da…), which fills da….
+    """A kind's forward(parts, i, v), which fills v, and backward(parts, i, v, g, places), which fills places.
 
-    reads: whether the backward reads the value.
+    Its arguments are parts[i], parts[i+1], …, and what they get goes to the places at the same numbers. reads:
+    whether the backward reads the value.
     """
 
-    arity: int
     forward: Callable[..., None]
     backward: Callable[..., None]
     reads: bool
@@ -106,15 +106,16 @@ def _kernel(kind: OpKind, calls: Callable[[str], Any]) -> Kernel:
     forward.into(kind.formula, "v")
     for letter, text in zip(letters, kind.gradients, strict=True):
         backward.into(text, f"d{letter}")
-    arguments, slots = ", ".join(letters), ", ".join(f"d{letter}" for letter in letters)
-    source = "\n    ".join([f"def forward({arguments}, v):", *forward.lines])
-    source += "\n" + "\n    ".join([f"def backward({arguments}, v, g, {slots}):", *backward.lines])
+    taken = [f"{letter} = parts[i + {number}]" for number, letter in enumerate(letters)]
+    given = [f"d{letter} = places[i + {number}]" for number, letter in enumerate(letters)]
+    source = "\n    ".join(["def forward(parts, i, v):", *taken, *forward.lines])
+    source += "\n" + "\n    ".join(["def backward(parts, i, v, g, places):", *taken, *given, *backward.lines])
     names = {
         node.id for text in kind.gradients for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)
     }
     scope: dict[str, Any] = {name: calls(name) for name in forward.calls | backward.calls}
     exec(compile(source, f"<op kind {kind.name}>", "exec"), scope)
-    return Kernel(kind.arity, scope["forward"], scope["backward"], "v" in names)
+    return Kernel(scope["forward"], scope["backward"], "v" in names)
 
 
 class Cuts(NamedTuple):
@@ -130,18 +131,25 @@ def cuts(sizes: Sequence[int]) -> Cuts:
     return Cuts(list(sizes), [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)])
 
 
+class Rows(NamedTuple):
+    """Numbers of rows, and on a CPU the same for numpy."""
+
+    tensor: Tensor
+    array: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Arrays:
     """What the engine does with arrays besides kernels, for one library. All arrays have two dimensions.
 
-    of: from a tensor, on the same memory. take: rows by an index. empty: like another array. split: by cuts. means:
+    of: from a tensor, on the same memory. take: rows, by their numbers. empty: like another array. split: by cuts. means:
     of each row, [rows, 1], whose bits do not depend on how many rows there are.
     """
 
     kernels: tuple[Kernel, ...]
     of: Callable[[Tensor], Any]
     tensor: Callable[[Any], Tensor]
-    take: Callable[[Any, Any], Any]
+    take: Callable[[Any, Rows], Any]
     empty: Callable[[Any], Any]
     split: Callable[[Any, Cuts], Sequence[Any]]
     means: Callable[[Any], Any]
@@ -169,7 +177,7 @@ def torch_arrays() -> Arrays:
         ),
         same,
         same,
-        lambda array, index: array.index_select(0, index),
+        lambda array, rows: array.index_select(0, rows.tensor),
         torch.empty_like,
         lambda array, cuts: torch.split_with_sizes(array, cuts.sizes),
         means,
@@ -197,7 +205,7 @@ def numpy_arrays() -> Arrays:
         tuple(_kernel(kind, lambda name: getattr(np, _NUMPY.get(name, name))) for kind in OP_KINDS),
         Tensor.numpy,
         torch.from_numpy,
-        lambda array, index: array.take(index, 0),
+        lambda array, rows: array.take(rows.array, 0),
         np.empty_like,
         lambda array, cuts: [array[part] for part in cuts.slices],
         lambda block: np.add.reduce(block, 1, keepdims=True) / max(block.shape[1], 1),

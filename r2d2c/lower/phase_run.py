@@ -137,9 +137,8 @@ class _Run:
         advance = way.tidy.part
         self.stepped = []
         history = [[carry] for carry in self.carries]
-        elements = {
-            k: self._narrowed(k, first, count).unbind(0) for kind, k in advance.sources if kind == "element"
-        }
+        narrowed = {k: self._narrowed(k, first, count) for kind, k in advance.sources if kind == "element"}
+        elements = {k: x.unbind(0) for k, x in narrowed.items()}
         slots = self._slots(entries, way.live)
         arguments: list[Any] = [
             self.rest[s.number] if s.kind in ("rest", "same") else slots.get(s) for s in advance.sources
@@ -153,7 +152,9 @@ class _Run:
         for place, kind, k in changing:
             arguments[place] = carries[k] if kind == "carry" else elements[k][0]
         last: list[Any] = [self.sizes[name] for name in advance.sizes]
-        last += way.tidy.before(*arguments, *last)
+        fixed = way.tidy.before(*arguments, *last)
+        early = self._ahead(way.tidy, arguments, narrowed, fixed, count)
+        last += fixed
         buffers = {
             value.untyped_storage().data_ptr() for s, value in slots.items() if s.kind.endswith("buffer")
         }
@@ -161,7 +162,7 @@ class _Run:
         for number in range(count):
             for place, kind, k in changing:
                 arguments[place] = carries[k] if kind == "carry" else elements[k][number]
-            outputs = advance(*arguments, *last)
+            outputs = advance(*arguments, *last, *(value[number] for value in early))
             if buffers:
                 if not number:
                     views = [k for k, v in enumerate(outputs) if _in(v, buffers)]
@@ -175,10 +176,27 @@ class _Run:
                 place += each.add(outputs[place:])
             if self.at_once:
                 self.stepped.append(outputs[place:])
+        for k in way.tidy.counters:  # not a view of those of all steps
+            carries[k] = carries[k].clone()
         for each in entries:
             for k in each.memory.unread:
                 carries[k] = each.after(k)
         return history
+
+    def _ahead(
+        self, tidy: Tidy, arguments: Sequence[Any], narrowed: Mapping[int, Any], fixed: Tensors, count: int
+    ) -> list[Tensors]:
+        """What is computed for all steps at once, by step."""
+        whole = list(arguments)
+        for place, (kind, k) in enumerate(tidy.part.sources):
+            if kind == "element":
+                whole[place] = narrowed[k].flatten(0, 1)
+            elif kind == "carry" and k in tidy.counters:
+                start = self.carries[k]
+                steps = torch.arange(count, device=start.device) * tidy.counters[k]
+                whole[place] = (steps.reshape(-1, *[1] * start.dim()) + start).flatten(0, 1)
+        sizes = [self.sizes[name] for name in tidy.ahead.sizes]
+        return [value.unflatten(0, (count, -1)).unbind(0) for value in tidy.ahead(*whole, *sizes, *fixed)]
 
     def _slots(self, entries: Sequence[Entries], lives: Sequence[Computed | None]) -> dict[Source, Any]:
         """What is kept of the slots, before the first step."""

@@ -126,7 +126,7 @@ class _Maker:
             ages,
             self.kept,
         )
-        tidy = tidied(made.run(f"{self.loop.name} {name}", more))
+        tidy = tidied(made.run(f"{self.loop.name} {name}", more), self.kept)
         live = []
         for k, reps in enumerate(made.live):
             sums = [(n, r) for n, r in self._sums(k) if r in made.read]

@@ -1,18 +1,25 @@
-"""What the step of a loop's carries is spared, since it runs so often: twice the same, and what no step changes."""
+"""What the step of a loop's carries is spared, since it runs so often.
+
+That is what it computes twice, what no step changes, and what does not depend on the steps before, which is computed for
+all of them at once.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.fx as fx
+from torch.nn.functional import linear
 
 from r2d2c.graph import Region
 from r2d2c.loops import Loop
-from r2d2c.lower.parts import Part
+from r2d2c.lower.independent import BATCH, of_samples
+from r2d2c.lower.parts import Part, Source
+from r2d2c.types import TensorType
 
 # What is the same at every step, of the arguments of a part.
 FIXED = ("rest", "same", "base", "bin", "weights")
@@ -24,57 +31,199 @@ LONGEST = 12
 
 @dataclass(frozen=True, slots=True)
 class Tidy:
-    """A part that takes the results of ``before`` as its last arguments; those are the same at every step."""
+    """A part that takes the results of ``before`` and of ``ahead`` as its last arguments.
+
+    The former are the same at every step. The latter are computed for all steps at once, with n·B samples in the place of
+    B. ``ahead`` takes sequences and ``counters``, the carries to which every step adds the same number.
+    """
 
     part: Part
     before: Part
+    ahead: Part
+    counters: Mapping[int, int]
 
 
-def tidied(part: Part) -> Tidy:
-    """A part in two: what depends on nothing that changes from step to step, and the rest."""
+class _Known:
+    """What is known of the nodes of a part before its steps run.
+
+    fixed: those that are the same at every step. plain: those of them that no sample has for itself. moving: arguments
+    that do not depend on the steps before. ahead: what is computed of them.
+    """
+
+    def __init__(self, part: Part, counters: Mapping[int, int]) -> None:
+        self.places = [node for node in part.graph.nodes if node.op == "placeholder"]
+        count = len(part.sources)
+        kinds = [source.kind for source in part.sources] + ["rest"] * len(part.sizes)
+        given = list(zip(self.places, kinds, strict=True))
+        self.inputs = {node for node, kind in given if kind in FIXED or kind in KEPT}
+        self.fixed = set(self.inputs)
+        sizes = dict(zip(self.places[count:], part.sizes, strict=True))
+        self.plain = {n for n, kind in given if kind in ("rest", "weights") and sizes.get(n) != BATCH}
+        counting = {Source("carry", k) for k in counters}
+        self.moving = {
+            node
+            for node, source in zip(self.places, part.sources, strict=False)
+            if source.kind == "element" or source in counting
+        }
+        self.ahead: set[fx.Node] = set()
+        # A view of what is kept in place shows what is written there.
+        self.shown = {node for node, kind in given if kind in KEPT}
+        for node in part.graph.nodes:
+            self._look(node)
+
+    def _look(self, node: fx.Node) -> None:
+        read = node.all_input_nodes
+        if any(each in self.shown for each in read):
+            if node.target is not torch.unflatten:
+                return
+            self.shown.add(node)
+        if not _pure(node):
+            return
+        device = node.target is getattr and node.args[0] in self.places
+        if device or all(each in self.fixed for each in read):
+            self.fixed.add(node)
+            if device or all(each in self.plain for each in read):
+                self.plain.add(node)
+        elif all(each in self.plain or each in self.moving or each in self.ahead for each in read):
+            self.ahead.add(node)
+
+    def crossing(self) -> list[fx.Node]:
+        """What is computed ahead and read by the rest; what has no row for every sample is not computed ahead."""
+        found = []
+        for node in reversed([node for node in self.places[0].graph.nodes if node in self.ahead]):
+            if all(user in self.ahead for user in node.users):
+                continue
+            type_ = node.meta.get("type")
+            if type_ is not None and of_samples(type_):
+                found.append(node)
+            else:
+                self.ahead.discard(node)
+        return found[::-1]
+
+
+def tidied(part: Part, kept: Sequence[int]) -> Tidy:
+    """A part in three: what no step changes, what may be computed ahead, and the rest. kept: the carries that it gives.
+
+    The types of what the step computes, where the graph says them, are in ``meta["type"]``.
+    """
     graph = part.graph
     places = [node for node in graph.nodes if node.op == "placeholder"]
-    kinds = [source.kind for source in part.sources] + ["rest"] * len(part.sizes)
-    share(graph, next((n for n, kind in zip(places, kinds, strict=True) if kind in TENSORS), None))
-    fixed = {node for node, kind in zip(places, kinds, strict=True) if kind in FIXED}
-    # A view of what is kept in place shows what is written there.
-    fixed |= {node for node, kind in zip(places, kinds, strict=True) if kind in KEPT}
-    inputs = set(fixed)
-    shown = {node for node, kind in zip(places, kinds, strict=True) if kind in KEPT}
-    for node in graph.nodes:
-        if any(each in shown for each in node.all_input_nodes):
-            if node.target is not torch.unflatten:
-                continue
-            shown.add(node)
-        device = node.target is getattr and node.args[0] in places
-        if _pure(node) and (device or all(each in fixed for each in node.all_input_nodes)):
-            fixed.add(node)
-    crossing = [node for node in fixed - inputs if any(user not in fixed for user in node.users)]
-    crossing.sort(key=list(graph.nodes).index)
-    first, second = fx.Graph(), fx.Graph()
-    early: dict[fx.Node, Any] = {}
-    late: dict[fx.Node, Any] = {}
+    first = next((n for n, s in zip(places, part.sources, strict=False) if s.kind in TENSORS), None)
+    alone = share(graph, first)
+    counters = _counters(part, places, kept) if alone else {}
+    known = _Known(part, counters)
+    if alone and _layers(graph, known):
+        share(graph, first)
+        known = _Known(part, counters)
+    ahead = known.crossing() if alone else []
+    fixed, inputs = known.fixed, known.inputs
+    crossing = [node for node in graph.nodes if node in fixed and node not in inputs]
+    crossing = [node for node in crossing if any(user not in fixed for user in node.users)]
+    graphs = [fx.Graph() for _ in range(3)]
+    copies: list[dict[fx.Node, Any]] = [{}, {}, {}]
     for node in places:
-        early[node], late[node] = (g.placeholder(str(node.target)) for g in (first, second))
+        for made, copied in zip(graphs, copies, strict=True):
+            copied[node] = made.placeholder(str(node.target))
     for node in crossing:
-        late[node] = second.placeholder(f"{node.name}_")
+        for made, copied in zip(graphs[1:], copies[1:], strict=True):
+            copied[node] = made.placeholder(f"{node.name}_")
+    for node in ahead:
+        copies[2][node] = graphs[2].placeholder(f"{node.name}_")
     for node in graph.nodes:
-        if node in fixed and node not in inputs:
-            early[node] = first.node_copy(node, early.__getitem__)
-        elif node.op not in ("placeholder", "output"):
-            late[node] = second.node_copy(node, late.__getitem__)
-        elif node.op == "output":
-            second.output(fx.node.map_arg(node.args[0], late.__getitem__))
-    first.output(tuple(early[node] for node in crossing))
-    before = Part(f"{part.name}, before", first, part.sources, part.sizes, ())
-    return Tidy(Part(part.name, second, part.sources, part.sizes, part.wanted), before)
+        if node.op == "placeholder":
+            continue
+        if node.op == "output":
+            graphs[2].output(fx.node.map_arg(node.args[0], copies[2].__getitem__))
+            continue
+        number = 0 if node in fixed else 1 if alone and node in known.ahead else 2
+        copies[number][node] = graphs[number].node_copy(node, copies[number].__getitem__)
+    graphs[0].output(tuple(copies[0][node] for node in crossing))
+    graphs[1].output(tuple(copies[1][node] for node in ahead))
+    before = Part(f"{part.name}, before", graphs[0], part.sources, part.sizes, ())
+    early = Part(f"{part.name}, ahead", graphs[1], part.sources, part.sizes, ())
+    return Tidy(Part(part.name, graphs[2], part.sources, part.sizes, part.wanted), before, early, counters)
 
 
-def share(graph: fx.Graph, like: fx.Node | None) -> None:
-    """Compute once what a graph computes twice. ``like``: a tensor that is on the device of all."""
+def _counters(part: Part, places: Sequence[fx.Node], kept: Sequence[int]) -> dict[int, int]:
+    """The carries to which every step adds the same whole number."""
+    output = next(iter(reversed(part.graph.nodes)))
+    found = {}
+    for place, source in zip(places, part.sources, strict=False):
+        type_ = place.meta.get("type")
+        if source.kind != "carry" or source.number not in kept or type_ is None or type_.dtype != "i64":
+            continue
+        after = output.args[0][kept.index(source.number)]  # type: ignore[index]
+        if isinstance(after, fx.Node) and after.target is torch.add and after.args[0] is place:
+            number = after.args[1] if len(after.args) == 2 and not after.kwargs else None
+            if type(number) is int:
+                found[source.number] = number
+    return found
+
+
+def _layers(graph: fx.Graph, known: _Known) -> bool:
+    """Take layers of rows in the fastest way, and in their parts, where some of what is concatenated is there ahead."""
+    found = False
+    for node in list(graph.nodes):
+        type_ = node.meta.get("type")
+        if node.target is not linear or type_ is None or type_.rank != 2 or node.args[1] not in known.fixed:
+            continue
+        x, weight, bias = node.args
+        with graph.inserting_before(node):
+            early, late = _in_parts(x, known)
+            if early:
+                bias = _layer(graph, early, weight, bias)
+                bias.meta["type"] = type_
+            parts = late if early else [(x, None)]
+            made = _layer(graph, parts, weight, bias)
+        made.meta.update(node.meta)
+        node.replace_all_uses_with(made)
+        graph.erase_node(node)
+        found = True
+    for node in reversed(list(graph.nodes)):
+        if not node.users and _pure(node):
+            graph.erase_node(node)
+    return found
+
+
+Columns = tuple[fx.Node, "tuple[int, int] | None"]
+
+
+def _in_parts(x: Any, known: _Known) -> tuple[list[Columns], list[Columns]]:
+    """What is concatenated to rows ``x``, with its columns: what is there ahead, if there is other, and the rest."""
+    if x.target is not torch.cat or x.args[1] not in (1, -1):
+        return [], []
+    early: list[Columns] = []
+    late: list[Columns] = []
+    first = 0
+    for part in x.args[0]:
+        type_ = part.meta.get("type")
+        if type_ is None or not isinstance(type_.dims[-1], int):
+            return [], []
+        ahead = part in known.ahead or part in known.moving
+        (early if ahead else late).append((part, (first, type_.dims[-1])))
+        first += type_.dims[-1]
+    return (early, late) if late else ([], [])
+
+
+def _layer(graph: fx.Graph, parts: Sequence[Columns], weight: Any, bias: Any) -> fx.Node:
+    """``x W^T + b`` of what has some columns of all."""
+    call = graph.call_function
+    xs = [x for x, _ in parts]
+    x = xs[0] if len(xs) == 1 else call(torch.cat, (xs, -1))
+    pieces = [weight if c is None else call(torch.narrow, (weight, 1, *c)) for _, c in parts]
+    columns = pieces[0] if len(pieces) == 1 else call(torch.cat, (pieces, 1))
+    turned = graph.call_method("contiguous", (call(torch.t, (columns,)),))
+    return call(torch.mm, (x, turned)) if bias is None else call(torch.addmm, (bias, x, turned))
+
+
+def share(graph: fx.Graph, like: fx.Node | None) -> bool:
+    """Compute once what a graph computes twice. ``like``: a tensor that is on the device of all.
+
+    Not where something is changed in place besides arguments: then this gives False.
+    """
     changed = {n.args[0] for n in graph.nodes if _changes(n) and isinstance(n.args[0], fx.Node)}
     if any(node.op != "placeholder" for node in changed):
-        return
+        return False
     made: dict[Any, fx.Node] = {}
     for node in list(graph.nodes):
         if not _pure(node):
@@ -90,6 +239,7 @@ def share(graph: fx.Graph, like: fx.Node | None) -> None:
         if known is not node:
             node.replace_all_uses_with(known)
             graph.erase_node(node)
+    return True
 
 
 def _pure(node: fx.Node) -> bool:

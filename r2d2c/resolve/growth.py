@@ -46,7 +46,9 @@ def _every(reader: Reader, syntax: Syntax | None) -> Every | None:
     span = syntax.span(syntax.root)
     forms = "`epochs(1)`, `steps(200)` or `plateau(3)`"
     message = f"`every` of `{reader.syntax.name}` is {forms}, not `{span.text}`"
-    fix = f"write `{_unit(name)}({number if isinstance(number, int) and number > 0 else 1})`"
+    bare = root.value if root.kind == "number" else number
+    count_of = int(bare) if isinstance(bare, int) and bare > 0 else 1
+    fix = f"write `{_unit(name) if root.kind != 'number' else 'steps'}({count_of})`"
     reader.sink.report("E350", span, message, fix=fix)
     return None
 
@@ -132,7 +134,10 @@ def _formula(reader: Reader, syntax: Syntax) -> Formula | None:
         elif node.kind == "call" and not node.keywords:
             made = (args[0], *args[1:])
             if args[0] in FUNCTIONS and len(args) - 1 != FUNCTIONS[str(args[0])][1]:
-                message = f"`{args[0]}` takes {FUNCTIONS[str(args[0])][1]}, and `by` gives it {len(args) - 1}"
+                takes = _plural(FUNCTIONS[str(args[0])][1])
+                message = (
+                    f"`{args[0]}` takes {takes}, and `by` of `{reader.syntax.name}` gives it {len(args) - 1}"
+                )
         else:
             message = f"`by` of `{reader.syntax.name}` is a formula of scores, and this is `{syntax.span(index).text}`"
             fix = f"the scores are {_shown(SCORES)}"
@@ -141,6 +146,10 @@ def _formula(reader: Reader, syntax: Syntax) -> Formula | None:
             good = False
         found.append(made)
     return found[syntax.root] if good else None
+
+
+def _plural(count: int) -> str:
+    return f"{count} argument" + "s" * (count != 1)
 
 
 def _shown(names: object) -> str:

@@ -24,7 +24,7 @@ from r2d2c.ops.op_graph import OP_GRAPH, STATISTICS, TABLE
 from r2d2c.ops.op_graph_rows import rows_of, topology_of
 from r2d2c.train import growth_rows
 from r2d2c.train.growth_log import GrowthLog
-from r2d2c.train.growth_scores import Seen, look, scores
+from r2d2c.train.growth_scores import Seen, Watch, scores
 from r2d2c.train.guard import last_good
 from r2d2c.train.measure import Batch
 from r2d2c.train.refuse import refuse
@@ -78,6 +78,7 @@ class Growth:
         self.counts = {name: Count() for name in self.growing}
         self.log = GrowthLog(run.path)
         self.lines = 0
+        self._watches: dict[str, Watch] = {}
 
     # -- what a training tells
     def begin(self, epochs: int, batches: int | None) -> None:
@@ -179,7 +180,8 @@ class Growth:
     ) -> tuple[list[Mutation], dict[str, float]]:
         """The mutations of a round, and what those that go were worth."""
         slopes = "taylor" in reads(growing.by) or growing.prefer == "gradient"
-        seen = look(self.model, graph, self.sample(), slopes=slopes)
+        watch = self._watches.setdefault(graph.name, Watch(self.model, graph))
+        seen = watch.look(self.sample(), slopes=slopes)
         found: list[Mutation] = []
         marks: dict[str, float] = {}
         after = before

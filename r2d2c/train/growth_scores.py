@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from r2d2c.ops.op_graph import OP_GRAPH
 from r2d2c.train.measure import Batch
 
 if TYPE_CHECKING:
-    from r2d2c.graph import Node
+    from torch.fx import GraphModule
+
+    from r2d2c.lower.graphs import Lowered
     from r2d2c.model import Model
 
 
@@ -41,52 +44,56 @@ class Seen:
         return found
 
 
-def look(model: Model, graph: OpGraph, batches: Sequence[Batch], *, slopes: bool) -> Seen:
-    """Run the model on some batches, and change nothing of it.
+class Watch:
+    """Runs a model to see the columns of one of its op graphs, and changes nothing of it."""
 
-    slopes: take gradients too, as the credit rules of a learning pass give them; then the columns are those of learning.
-    """
-    node = next(
-        node
-        for node in model._training_graph.body.nodes
-        if node.op == OP_GRAPH.name and node.attrs["start"].name == graph.name
-    )
-    if not slopes:
-        return Seen(np.concatenate(_columns(model, node, batches)))
-    from r2d2c.tracing import value_name
+    def __init__(self, model: Model, graph: OpGraph) -> None:
+        self.model = model
+        self.node = next(
+            node
+            for node in model._training_graph.body.nodes
+            if node.op == OP_GRAPH.name and node.attrs["start"].name == graph.name
+        )
 
-    name = value_name(node, 0)
-    assert name is not None
-    values, gradients = [], []
-    for batch in batches:
-        given: dict[str, Any] = dict(batch)
-        trace = model.trace(**given)
-        value = _flat(trace.values[name])
-        delta = trace.deltas.get(name)
-        values.append(value)
-        gradients.append(np.zeros_like(value) if delta is None else _flat(delta) / len(batches))
-    return Seen(np.concatenate(values), np.concatenate(gradients))
+    def look(self, batches: Sequence[Batch], *, slopes: bool) -> Seen:
+        """slopes: with gradients, as the credit rules of a learning pass give them; the columns are those of learning then."""
+        if not slopes:
+            return Seen(np.concatenate([self._columns(batch) for batch in batches]))
+        from r2d2c.tracing import value_name
 
+        name = value_name(self.node, 0)
+        assert name is not None
+        values, gradients = [], []
+        for batch in batches:
+            given: dict[str, Any] = dict(batch)
+            trace = self.model.trace(**given)
+            values.append(_flat(trace.values[name]))
+            delta = trace.deltas.get(name)
+            gradients.append(np.zeros_like(values[-1]) if delta is None else _flat(delta) / len(batches))
+        return Seen(np.concatenate(values), np.concatenate(gradients))
 
-def _columns(model: Model, node: Node, batches: Sequence[Batch]) -> list[Ints]:
-    """The columns of each batch, as the model is used: running statistics, no noise."""
-    import torch
+    @cached_property
+    def _lowered(self) -> tuple[Lowered, GraphModule]:
+        from torch.fx import GraphModule
 
-    from r2d2c.lower.graphs import lower_forward
+        from r2d2c.lower.graphs import lower_forward
 
-    graph = model._training_graph
-    lowered = lower_forward(graph, model.spec.ops, [("columns", node.value())], False, model._float)
-    run = torch.fx.GraphModule(model, lowered.fx)
-    found = []
-    for batch in batches:
-        given, numbers = model._split(batch)
-        given = dict(model._check_batch(given, graph))
+        model = self.model
+        wanted = [("columns", self.node.value())]
+        lowered = lower_forward(model._training_graph, model.spec.ops, wanted, False, model._float)
+        return lowered, GraphModule(model, lowered.fx)
+
+    def _columns(self, batch: Batch) -> Ints:
+        """As the model is used: running statistics, no noise."""
+        import torch
+
+        lowered, run = self._lowered
+        given, numbers = self.model._split(batch)
+        given = dict(self.model._check_batch(given, self.model._training_graph))
+        arguments = [numbers[name] for name in lowered.arguments]
         with torch.no_grad():
-            (columns,) = run(
-                *(given[name] for name in lowered.inputs), *(numbers[n] for n in lowered.arguments)
-            )
-        found.append(_flat(columns))
-    return found
+            (columns,) = run(*(given[name] for name in lowered.inputs), *arguments)
+        return _flat(columns)
 
 
 def _flat(tensor: Any) -> Ints:

@@ -54,7 +54,8 @@ def rows(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def growth_facts(counts: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
     """What became of op graphs that grew, from what a checkpoint counts of them."""
     return {
-        f"growth of {name}": f"{count['rounds']} rounds, {count['added']} ops added, {count['pruned']} pruned"
+        f"growth of {name}": f"{count['rounds']} round{'s' * (count['rounds'] != 1)}, "
+        f"{count['added']} ops added, {count['pruned']} pruned"
         for name, count in counts.items()
     }
 

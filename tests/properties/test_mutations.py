@@ -20,7 +20,6 @@ from r2d2c.mutate import (
     Mutated,
     Mutation,
     MutationError,
-    Prune,
     Split,
     Thaw,
     Widen,
@@ -42,9 +41,10 @@ LIMITS = Limits(nodes=30, depth=9)
 
 @dataclass
 class Node:
-    """What belongs to one name: rows of tensors and of optimizer state, by what they are."""
+    """What belongs to one name: rows of tensors and of optimizer state, by what they are; its op, what it reads."""
 
     rows: dict[str, Tensor]
+    reads: tuple[object, ...]
 
 
 class Mutations(RuleBasedStateMachine):
@@ -99,10 +99,18 @@ class Mutations(RuleBasedStateMachine):
                 {
                     key: (t[row] if axis == "rows" else t[:, topology.inputs + row]).clone()
                     for key, (t, axis) in entries.items()
-                }
+                },
+                self.reads(topology, row),
             )
             for name, row in topology.rows.items()
         }
+
+    def reads(self, topology: Topology, row: int) -> tuple[object, ...]:
+        """The op, and its arguments: names of nodes, numbers of inputs."""
+        return int(topology.kind[row]), *(
+            column if column < topology.inputs else topology.names[column - topology.inputs]
+            for column in topology.args[row].tolist()
+        )
 
     def mutated(self, *steps: Mutation) -> Mutated:
         """Apply a batch to the op graph and to all that follows it; what is not in it must not change."""
@@ -154,10 +162,17 @@ class Mutations(RuleBasedStateMachine):
         for name, fresh in ((MEAN, 0.0), (VAR, 1.0)):
             self.statistics[name] = growth_rows.grown(self.statistics[name], made.change, "rows", fresh)
 
-    def compare(self, before: dict[str, Node], but: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-        """Every survivor has, under its name, exactly what it had."""
+    def compare(self, before: dict[str, Node], but: str = "", moved: dict[str, str] | None = None) -> None:
+        """Every survivor has, under its name, exactly what it had, and reads what it read.
+
+        but: a node whose rows may be others. moved: what is read in place of what, where readers were moved.
+        """
         after = self.snapshot(self.topology)
-        for name in (before.keys() & after.keys()) - but:
+        for name in before.keys() & after.keys():
+            old, new = before[name].reads, after[name].reads
+            assert new == old or (moved and new == tuple(moved.get(str(read), read) for read in old)), name
+            if name == but:
+                continue
             for key, value in before[name].rows.items():
                 assert torch.equal(after[name].rows[key], value), (name, key)
 
@@ -217,7 +232,9 @@ class Mutations(RuleBasedStateMachine):
             full = self.topology.count in (LIMITS.nodes, self.topology.capacity)
             assert full if error.reason in ("full", "limit") else NUMBER not in rows[:arity], error
             return
-        self.compare(before, {name})
+        self.compare(before, name, {name: into})
+        for reader, node in self.snapshot(self.topology).items():
+            assert (into in node.reads) == (reader in step.readers)
         after, old = self.snapshot(self.topology), before[name].rows
         for key, value in old.items():
             one, two = after[name].rows[key], after[into].rows[key]
@@ -237,7 +254,7 @@ class Mutations(RuleBasedStateMachine):
             assert error.reason in ("same", "cycle", "dead", "frozen", "limit", "empty"), error
             return
         assert gone not in self.topology.rows
-        self.compare(before, {name})
+        self.compare(before, name, {gone: name})
         weights = self.snapshot(self.topology)[name].rows.pop(READOUT)
         torch.testing.assert_close(weights, before[name].rows[READOUT] + before[gone].rows[READOUT])
 
@@ -255,7 +272,7 @@ class Mutations(RuleBasedStateMachine):
         self.mutated(Widen(self.topology.capacity + more))
         self.compare(before)
 
-    @precondition(lambda self: self.topology.inputs < 5)
+    @precondition(lambda self: self.topology.inputs < 8)
     @rule(name=st.integers(0, 99))
     def add_input(self, name: int) -> None:
         before, expected = self.snapshot(self.topology), self.outputs()
@@ -278,7 +295,7 @@ class Mutations(RuleBasedStateMachine):
 
     def outputs(self) -> Tensor:
         random = torch.Generator().manual_seed(0)
-        x = torch.rand(4, 5, generator=random)[:, : self.topology.inputs] - 0.5
+        x = torch.rand(4, 8, generator=random)[:, : self.topology.inputs] - 0.5
         program = load(plan(self.topology))
         numbers = self.parameters[NUMBERS].detach()
         mean, var = self.statistics[MEAN], self.statistics[VAR]

@@ -25,7 +25,7 @@ from r2d2c.opgraph import Topology
 from r2d2c.train.checkpoint import load_checkpoint
 from r2d2c.train.growth import Growth
 from r2d2c.train.growth_log import GrowthLog, differences, of_data, rebuild, to_data
-from r2d2c.train.growth_scores import look, scores
+from r2d2c.train.growth_scores import Watch, scores
 from r2d2c.train.interrupt import Interrupted
 from r2d2c.train.replay import replay
 
@@ -65,9 +65,10 @@ GROW = "op_graphs.layer.grow"
 # No progress after the first epoch, to the last bit: three steps an epoch, and a validation split.
 STILL = (
     "train.optimizer=sgd(lr=0.0)",
-    "train.metrics=[accuracy(logits, y)]",
+    "train.metrics=['accuracy(logits, y)']",
     "train.split=0.2",
     f"{GROW}.prune=0",
+    f"{GROW}.add=1",
 )
 
 
@@ -224,13 +225,19 @@ def test_the_seed_decides_what_grows(folder: Path, tmp_path: Path, whole: Path) 
 # -- never start over
 
 
-def grown(run: Path, *mutations: Any) -> tuple[Model, Model, Mutated]:
+def grown(run: Path, *mutations: Any, name: str = "layer") -> tuple[Model, Model, Mutated]:
     """The model of a run as it is, and after mutations."""
     before, after = (r2d2c.open_run(run).load("last") for _ in range(2))
     growth = Growth(after, _NoOptimizer(), r2d2c.open_run(run).files, lambda: [])
-    done = mutate(growth.topology("layer"), mutations, at=9)
-    growth.apply("layer", done)
+    done = mutate(growth.topology(name), mutations, at=9)
+    growth.apply(name, done)
     return before, after, done
+
+
+def leaf_of(topology: Topology) -> str:
+    """A node that no other reads."""
+    reads = set(topology.args[topology.args >= topology.inputs].tolist())
+    return next(name for name, row in topology.rows.items() if topology.inputs + row not in reads)
 
 
 class _NoRun:
@@ -265,8 +272,7 @@ def test_growing_keeps_every_output_to_the_last_bit(whole: Path) -> None:
 
 def test_pruning_is_zeroing_the_column(whole: Path) -> None:
     topology = replay(whole)["layer"].topology
-    reads = set(topology.args[topology.args >= 4].tolist())
-    leaf = next(name for name, row in topology.rows.items() if 4 + row not in reads)
+    leaf = leaf_of(topology)
     before, after, _ = grown(whole, Prune(leaf))
     with torch.no_grad():
         before.get_parameter(WEIGHT)[:, 4 + topology.rows[leaf]] = 0
@@ -430,7 +436,7 @@ def test_scores_are_what_they_say(whole: Path) -> None:
     graph, topology = growth.graphs["layer"], growth.topology("layer")
     given = {name: t.double() if t.is_floating_point() else t for name, t in batch().items()}
     weight = model.get_parameter(WEIGHT).detach().numpy()
-    seen = look(model, graph, [given], slopes=True)
+    seen = Watch(model, graph).look([given], slopes=True)
     found = scores(topology, seen, [weight], 12)
     hand = ByHand(to_data(topology), model)
     hand.numbers, hand.weight, hand.bias = hand.numbers.double(), hand.weight.double(), hand.bias.double()
@@ -562,11 +568,14 @@ def test_two_op_graphs_in_two_tasks_behind_concats(folder: Path, tmp_path: Path)
     assert by_graph == {"layer": [1, 2, 3, 4], "second": [1, 2, 3]}
     found = replay(run)
     assert all(one.differences == () for one in found.values())
-    weights = run.load("last").state_dict()
     for name, weight, offset in (("layer", "encode.h.linear.weight", 4), ("second", WEIGHT, 0)):
         topology = found[name].topology
-        columns = weights[weight][:, offset + topology.inputs : offset + topology.columns]
-        assert torch.equal((columns != 0).any(0), torch.from_numpy(topology.live)), name
+        leaf = leaf_of(topology)
+        before, after, done = grown(run.folder, Prune(leaf), Add("n90", "mul", ("x0", "x1")), name=name)
+        assert done.topology.rows["n90"] == topology.rows[leaf] or topology.count < topology.capacity
+        with torch.no_grad():
+            before.get_parameter(weight)[:, offset + topology.inputs + topology.rows[leaf]] = 0
+        assert torch.equal(before(x=batch()["x"])["logits"], after(x=batch()["x"])["logits"]), name
     with pytest.raises(Interrupted):
         r2d2c.train(path, out=tmp_path / "run", data=data, callbacks=[StopAt(2, 2)])
     r2d2c.train(resume=tmp_path / "run")

@@ -19,7 +19,7 @@ from r2d2c.opgraph import Topology
 from r2d2c.train import growth_rows
 from r2d2c.train.flat import FlatStep
 from r2d2c.train.optimizers import OPTIMIZERS, OptimizerRecord, build_optimizer
-from tests.unit.op_graph_oracle import make, weights
+from tests.unit.mutation_oracle import make, weights
 
 
 def parameters(topology: Topology) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,7 +28,7 @@ from r2d2c.mutate_checks import build, commutes, constant, evaluate, problems
 from r2d2c.mutation_log import digest
 from r2d2c.opgraph import ARITY, KINDS, OP_KINDS, Topology, depths, plan
 from r2d2c.train import growth_rows
-from tests.unit.op_graph_oracle import FORMULAS, NODES, make, outputs, some_x, weights
+from tests.unit.mutation_oracle import FORMULAS, NODES, make, outputs, some_x, weights
 
 
 def engine(topology: Topology, numbers: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,7 @@ from r2d2c.mutation_choice import (
 from r2d2c.mutation_log import digest, head, line, replay
 from r2d2c.mutations import from_json, to_json
 from r2d2c.opgraph import Topology, depths, empty
-from tests.unit.op_graph_oracle import NODES, make
+from tests.unit.mutation_oracle import NODES, make
 
 
 def test_random_additions_come_from_their_seed_and_are_new_alive_and_within_limits():

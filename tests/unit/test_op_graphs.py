@@ -296,3 +296,26 @@ def test_readers_are_found_through_concat_and_links() -> None:
     assert not found.refused
     shown = find_readers(flatten(checked(random() + SHOWN).graph))["layer"]
     assert "columns" in shown.refused[0].what
+
+
+@pytest.mark.parametrize(
+    "rule", ["feedback", "synthetic", "target", "alternate", "predictive", "equilibrium", "hebbian"]
+)
+def test_the_other_credit_rules_run_through_op_graphs(rule: str) -> None:
+    model = model_of(random() + random("second") + TWO.replace("CREDIT", rule))
+    assert all(loss.isfinite() for loss in model.learn(**batch()).losses.values())
+    for part in (model.layer, model.second):
+        assert part.numbers.grad.isfinite().all() and part.numbers.grad.abs().sum() > 0
+
+
+def test_inductor_computes_a_table_that_changes() -> None:
+    plain, compiled = (
+        r2d2c.compile(checked(WRITTEN + SHOWN), backend=name) for name in ("eager", "inductor")
+    )
+    x = batch()["x"]
+    for row in (None, 3):  # at first, and without the op of row 3
+        for model in (plain, compiled):
+            if row is not None:
+                model.get_buffer("layer.kind")[row] = -1
+                model.get_buffer("layer.args")[row] = -1
+        torch.testing.assert_close(compiled(x=x)["columns"], plain(x=x)["columns"])

@@ -1,6 +1,7 @@
 """Op graphs: levels against networkx, values and gradients against one node at a time, and what must not change."""
 
 from dataclasses import replace
+from unittest import mock
 
 import networkx as nx
 import numpy as np
@@ -9,8 +10,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from r2d2c.lower import opgraph as engine
 from r2d2c.lower.opgraph import Normalise, columns, load
+from r2d2c.lower.opgraph_kernels import arrays_for, numpy_arrays, torch_arrays
 from r2d2c.opgraph import ARGUMENTS, ARITY, FREE, KINDS, NUMBER, OP_KINDS, Topology, depths, empty, plan
 
 # What the kinds are, by hand: nothing of the table's formulas.
@@ -32,6 +36,7 @@ BY_HAND = {
     "square": lambda a: a * a,
     "multiply_add": lambda a, b, c: a * b + c,
 }
+LIBRARIES = {"numpy": numpy_arrays, "torch": torch_arrays}
 NORMALISED: list[tuple[Normalise, bool]] = [("none", True), ("batch", True), ("batch", False)]
 
 
@@ -99,14 +104,30 @@ def values(table: Topology, batch: int, seed: int, dtype: torch.dtype = torch.fl
     return [x, numbers, mean, var.exp()]
 
 
+@pytest.fixture
+def library(request):
+    """Have one library make the calls, whatever the device and the type."""
+    with mock.patch.object(engine, "arrays_for", lambda x: LIBRARIES[request.param]()):
+        yield request.param
+
+
+def test_numpy_computes_on_cpus_and_torch_elsewhere():
+    x = torch.zeros(1)
+    assert all(arrays_for(value) is numpy_arrays() for value in (x, x.double(), torch.nn.Parameter(x)))
+    assert all(arrays_for(value) is torch_arrays() for value in (x.bfloat16(), x.to("meta")))
+    with FakeTensorMode():
+        assert arrays_for(torch.zeros(1)) is torch_arrays()
+
+
 def test_the_hand_written_ops_are_all():
     assert list(BY_HAND) == list(KINDS)
     assert all(len(kind.gradients) == kind.arity <= ARGUMENTS for kind in OP_KINDS)
 
 
+@pytest.mark.parametrize("library", LIBRARIES, indirect=True)
 @pytest.mark.parametrize("kind", OP_KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("normalise, training", NORMALISED)
-def test_gradients_of_each_kind_against_finite_differences(kind, normalise, training):
+def test_gradients_of_each_kind_against_finite_differences(library, kind, normalise, training):
     table = empty(3, 2)
     args = np.array([[2, 0, 1], [NUMBER, 1, NUMBER]], np.int32)
     table = replace(table, kind=np.full(2, KINDS[kind.name], np.int16), args=args, names=("n0", "n1"))
@@ -127,8 +148,9 @@ def test_gradients_of_each_kind_against_finite_differences(kind, normalise, trai
     st.integers(16, 24),
     st.sampled_from(NORMALISED),
     st.floats(0, 1),
+    st.sampled_from(sorted(LIBRARIES)),
 )
-def test_values_and_gradients_are_those_of_one_node_at_a_time(seed, nodes, free, batch, mode, own):
+def test_values_and_gradients_are_those_of_one_node_at_a_time(seed, nodes, free, batch, mode, own, library):
     table = grown(seed, nodes, capacity=nodes + free, own=own, first=int(mode == ("batch", True)))
     x, numbers, mean, var = values(table, batch, seed)
     x, numbers = x.requires_grad_(), numbers.requires_grad_()
@@ -141,9 +163,10 @@ def test_values_and_gradients_are_those_of_one_node_at_a_time(seed, nodes, free,
         True,
     ):  # what is constant is normalised to rounding errors, the larger the deeper it lies
         assume((theirs[0].var(0)[table.inputs :][table.live] > 0.1).all())
-    ours = columns(load(plan(table)), x, numbers, mean, var, *mode)
     expected = torch.autograd.grad((theirs[0] * weight).sum(), (x, numbers), materialize_grads=True)
-    found = torch.autograd.grad((ours[0] * weight).sum(), (x, numbers))
+    with mock.patch.object(engine, "arrays_for", lambda x: LIBRARIES[library]()):
+        ours = columns(load(plan(table)), x, numbers, mean, var, *mode)
+        found = torch.autograd.grad((ours[0] * weight).sum(), (x, numbers))
     for mine, other in zip((*ours, *found), (*theirs, *expected), strict=True):
         close = 1e-9 * (1 + float(other.detach().norm()))
         torch.testing.assert_close(mine, other, rtol=0, atol=close)
@@ -187,16 +210,16 @@ def test_cycles_and_free_rows_are_told_by_depths_and_not_planned():
     assert depths(own).tolist() == [-1]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("library, threads", [("numpy", 1), ("torch", 1), ("torch", 2)], indirect=["library"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("normalise, training", NORMALISED)
 @pytest.mark.parametrize("batch, nodes", [(2, 40), (7, 60), (33, 300), (301, 400), (40_000, 12)])
-def test_new_nodes_change_no_bit_of_the_others(threads, dtype, normalise, training, batch, nodes):
+def test_new_nodes_change_no_bit_of_the_others(library, threads, dtype, normalise, training, batch, nodes):
     """For this no sum and no vector of the processor may depend on how many rows a call has."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for seed in range(3):
+        for seed in range(2):
             after = grown(seed, nodes, capacity=nodes + 5)
             table = without(after, nodes // 2 + seed)
             given = values(after, batch, seed, dtype)
@@ -215,9 +238,10 @@ def bytes_of(tensor: Tensor) -> bytes:
     return tensor.contiguous().numpy().tobytes()
 
 
+@pytest.mark.parametrize("library", LIBRARIES, indirect=True)
 @pytest.mark.parametrize("normalise", ["none", "batch"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_sample_alone_has_its_row_of_the_batch(normalise, dtype):
+def test_a_sample_alone_has_its_row_of_the_batch(library, normalise, dtype):
     table = grown(5, 200, capacity=210)
     x, *rest = values(table, 37, 1, dtype)
     program = load(plan(table))
@@ -266,3 +290,33 @@ def test_second_derivatives_are_refused():
     (slope,) = torch.autograd.grad(found.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
+
+
+def test_half_precision_is_near():
+    table = grown(6, 20)
+    given = values(table, 8, 0, torch.float32)
+    program = load(plan(table))
+    whole = columns(program, *given, "batch", False)[0]
+    half = columns(program, *(value.bfloat16() for value in given), "batch", False)[0]
+    assert half.dtype == torch.bfloat16
+    assert ((half.float() - whole).abs() < 0.1 * (1 + whole.abs())).float().mean() > 0.9
+
+
+def test_python_makes_a_call_per_kind_and_level_not_per_node():
+    calls = []
+    kernels = [replace(kernel, forward=counted(kernel.forward, calls)) for kernel in numpy_arrays().kernels]
+    table = grown(0, 2000, own=0)
+    program = load(plan(table))
+    arrays = replace(numpy_arrays(), kernels=tuple(kernels))
+    with mock.patch.object(engine, "arrays_for", lambda x: arrays):
+        columns(program, *values(table, 2, 0))
+    groups = {(depth, kind) for depth, kind in zip(depths(table).tolist(), table.kind.tolist(), strict=True)}
+    assert len(calls) == len(groups) < 400
+
+
+def counted(call, calls):
+    def run(*args):
+        calls.append(call)
+        call(*args)
+
+    return run

@@ -61,5 +61,6 @@ def command(
             every = {**graph.storage, **training.storage}
             trained = {name: row for name, row in every.items() if row.kind == "param"}
             losses = {**graph.losses, **training.losses}
-            drawn = picture(graph, known, wiring(training, checked.ops, losses, trained), training)
+            matrix = wiring(training, checked.ops, losses, trained)
+            drawn = picture(graph, known, matrix, training, checked.spec.memories)
     write_result(out, to_dot(drawn) if form == "dot" else to_mermaid(drawn))

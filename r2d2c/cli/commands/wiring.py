@@ -194,7 +194,9 @@ def _legend(training: Graph, found: list[Group], dropped: Mapping[str, str], sho
         print(f"{NONE}: this loss does not reach them")
     for loss, why in dropped.items():
         print(f"\nThe distance of `{loss}` is not used: {why}. `keep: own` in the task would keep it.")
-    frozen = [name for name, row in training.storage.items() if row.kind == "frozen"]
+    # The tables of op graphs are integers, and nothing that could learn.
+    rows = [row for row in training.storage.values() if row.type is None or row.type.dtype != "i64"]
+    frozen = [row.name for row in rows if row.kind == "frozen"]
     if frozen:
         more = f" and {len(frozen) - 4} more" if len(frozen) > 4 else ""
         print(f"\nFrozen, so not shown: {', '.join(frozen[:4])}{more}.")
