@@ -289,25 +289,44 @@ USUAL = (
     ),
 )
 TOKENS = ("dims.V=74",)
+SURPRISE = "surprise"
 NOISE_ROWS = (
-    Row("surprise", REMEMBER, settings=TOKENS),
+    Row(SURPRISE, REMEMBER, settings=TOKENS),
     Row("surprise above the usual", REMEMBER, USUAL, TOKENS),
     Row("importance", "importance.yaml", seeds=3),
 )
 
 
+def surprises(model: Model, x: torch.Tensor) -> dict[str, float]:
+    """Medians of the surprises that the symbol and the tokens of noise are written with; ``x`` i64[N, T]."""
+    written, state = [], None
+    with torch.no_grad():
+        for t in range(x.shape[1]):
+            given = {} if state is None else {"state": state}
+            state = model(x=x[:, t : t + 1], **given)["state"]
+            newest = state["read.m.age"].argmin(1, keepdim=True)
+            written.append(state["read.m.surprise"].gather(1, newest)[:, 0])
+    of = torch.stack(written, 1)
+    symbol = (x > 0) & (x < FIRST_NOISE - 1)
+    return {"symbol": float(of[symbol].median()), "noise": float(of[x >= FIRST_NOISE].median())}
+
+
 def noise(row: Row, seed: int) -> dict[str, Any]:
     """By where the symbol is, trained and measured there: how often it is told right.
 
-    also: what was trained with the symbol anywhere, with the symbol at the start and a delay of 300.
+    surprises: of the row that replaces by them. also: what was trained with the symbol anywhere, with the symbol at the start and a delay of 300.
     """
-    found: dict[str, Any] = {"seconds": 0.0}
+    found: dict[str, Any] = {"seconds": 0.0, "surprises": {}}
     for place in PLACES:
         data = noisy(place)
         assert data.test is not None
         model, seconds = train(row, seed, data=data)
         found[place] = accuracy(model, {name: data.test[name][:MOST] for name in ("x", "y")})
         found["seconds"] += seconds
+        if row.name == SURPRISE:
+            found["surprises"][place] = surprises(
+                model, torch.from_numpy(data.test["x"][:128].astype("int64"))
+            )
         if place == ANYWHERE:
             found["also"] = {"100": accuracy(model, table(PLACES[START])), "300": accuracy(model, table(FAR))}
     return found

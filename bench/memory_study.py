@@ -43,10 +43,10 @@ constant. `sorted`: the slots are read by age, the newest first. FIFO replaces t
 <SYMBOLS>
 
 The chain alone tells which symbols there were and in which order; so does sorting, or ages. The gap needs ages: guessing
-gives 10.7 and 5.1 %, and without ages it is about twice to three times that. One slot keeps one symbol, and the chain a part of the other. Of
-two slots that are written at every step one is always the present token's, so one symbol has to go. A queue with the
-chain is a recurrent network that is not trained, with a read-out that is: good for 12 steps, not for 24. Eight slots hold
-more than is needed, and at length 24 their read-out has not learned the gap after 1,500 steps.
+gives 10.7 and 5.1 %, and without ages 70 points of it and more are lost. One slot keeps one symbol, and the chain a part of the
+other. Of two slots that are written at every step one is always the present token's, so one symbol has to go. A queue
+with the chain is a recurrent network that is not trained, with a read-out that is: good for 12 steps, not for 24. Eight
+slots hold more than is needed, and at length 24 their read-out has not learned the gap after 1,500 steps.
 
 ## One symbol, then filler
 
@@ -55,9 +55,9 @@ more than is needed, and at length 24 their read-out has not learned the gap aft
 
 <DELAY>
 
-The symbol's slot is not touched, so the delay does not matter. Gradients over 50 steps cannot reach a symbol 100 steps back; but
-750 steps of training are too few for an LSTM here even with gradients over all steps, so that alone would say little. With
-a delay of 20 it does learn, <SHORT> % right, and then forgets over longer ones.
+The symbol's slot is not touched, so the delay does not matter. Gradients over 50 steps cannot reach a symbol 100 steps
+back; but 750 steps of training are too few for an LSTM here even with gradients over all steps, so that alone would say
+little. With a delay of 20 it does learn, <SHORT> % right, and then forgets over longer ones.
 
 With `replace: argmin(surprise * γ ^ age)` memories fade. The trained model, step by step: how long the symbol stays in a slot
 (64 samples of each of the seeds), and how long it should by the surprises that were stored. Target: within 25 %.
@@ -75,9 +75,9 @@ with a delay of 300. Chance is 12.5.
 
 <NOISE>
 
-- **Surprise** is 1 − p(token), so it ranks by how rare a token is at its place. A symbol that comes at a known place is
-  less of a surprise than a token of noise, and is lost. Where it may come anywhere it is rarer than any token of noise,
-  and mostly stays. Whether it matters has nothing to do with it.
+- **Surprise** is 1 − p(token), so it ranks by how rare a token is at its place, whether it matters or not. Where the place
+  of the symbol is known, or nearly, noise surprises more, and evicts it. Where it may come anywhere it is rarer than any
+  one token of noise, and mostly stays. Medians of what was stored, symbol and noise: <SURPRISES>.
 - **Surprise above the usual** subtracts a running mean of surprise (0.9 a step). It keeps what surprised in a quiet time,
   which the two other tests have, and loses what comes amid noise, because what came before the mean had risen counts for more.
 - **Importance** ([importance.yaml](../specs/memory/importance.yaml)) learns a number for each token, which ranks what is kept
@@ -198,6 +198,10 @@ def page(found: dict[str, Any]) -> str:
         except KeyError:
             lines = ["(not run yet)"]
         text = text.replace(f"<{mark}>", "\n".join(lines))
+    seeds = list(found.get("noise", {}).get(rows.SURPRISE, {}).values())
+    stored = seeds[0]["surprises"] if seeds else {}
+    told = [f"{place} {one['symbol']:.3f} and {one['noise']:.3f}" for place, one in stored.items()]
+    text = text.replace("<SURPRISES>", ", ".join(told) or "…")
     short = found.get("delay", {}).get(rows.SHORT)
     return text.replace("<SHORT>", _share(short, str(rows.NEAR)) if short else "…")
 

@@ -57,11 +57,11 @@ def grown(nodes: int, flat: bool = False) -> Topology:
     return replace(empty(INPUTS, nodes), kind=kind, args=args, names=names, next=nodes)
 
 
-def level_pass(table: Topology, device: str, normalise: Normalise = "none") -> Work:
+def level_pass(table: Topology, device: str, normalise: Normalise = "none", batch: int = BATCH) -> Work:
     """Forward and backward of the engine."""
     program, nodes = load(plan(table), device), table.capacity
-    x, numbers, mean, var = _values(nodes, device)
-    grad = torch.ones(INPUTS + nodes, BATCH, device=device).t()
+    x, numbers, mean, var = _values(nodes, device, batch)
+    grad = torch.ones(INPUTS + nodes, batch, device=device).t()
 
     def work() -> None:
         columns(program, x, numbers, mean, var, normalise)[0].backward(grad)
@@ -70,10 +70,10 @@ def level_pass(table: Topology, device: str, normalise: Normalise = "none") -> W
     return work
 
 
-def node_pass(table: Topology, device: str) -> Work:
+def node_pass(table: Topology, device: str, batch: int = BATCH) -> Work:
     """The same, a node at a time, each appended to a matrix of columns."""
-    x, numbers, *_ = _values(table.capacity, device)
-    grad = torch.ones(BATCH, table.columns, device=device)
+    x, numbers, *_ = _values(table.capacity, device, batch)
+    grad = torch.ones(batch, table.columns, device=device)
     ops = [
         (HAND[OP_KINDS[kind].name], reads[: ARITY[kind]])
         for kind, reads in zip(table.kind.tolist(), table.args.tolist(), strict=True)
@@ -83,7 +83,7 @@ def node_pass(table: Topology, device: str) -> Work:
         found = x
         for row, (op, reads) in enumerate(ops):
             taken = (
-                numbers[row, place].expand(BATCH) if column == NUMBER else found[:, column]
+                numbers[row, place].expand(batch) if column == NUMBER else found[:, column]
                 for place, column in enumerate(reads)
             )
             found = torch.cat([found, op(*taken).unsqueeze(1)], 1)
@@ -93,20 +93,20 @@ def node_pass(table: Topology, device: str) -> Work:
     return work
 
 
-def _values(nodes: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _values(nodes: int, device: str, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x, the numbers, and running statistics. What is drawn is small: products of products stay finite."""
     generator = torch.Generator().manual_seed(0)
     x, numbers = (
-        torch.randn(shape, generator=generator) * 0.5 for shape in ((BATCH, INPUTS), (nodes, ARGUMENTS))
+        torch.randn(shape, generator=generator) * 0.5 for shape in ((batch, INPUTS), (nodes, ARGUMENTS))
     )
     mean, var = torch.zeros(nodes, device=device), torch.ones(nodes, device=device)
     return x.to(device).requires_grad_(), numbers.to(device).requires_grad_(), mean, var
 
 
-def naive(setting: Setting, nodes: int) -> Result:
-    """Against a node at a time. At 5,000 nodes that keeps some 13 GB, half a minute long, so it runs twice."""
+def naive(setting: Setting, nodes: int, batch: int = BATCH) -> Result:
+    """Against a node at a time, which keeps nodes² / 2 × batch numbers: 13 GB at 5,000 and 256."""
     table = grown(nodes // 10 if setting.quick else nodes)
-    ours, theirs = level_pass(table, setting.device), node_pass(table, setting.device)
+    ours, theirs = level_pass(table, setting.device, batch=batch), node_pass(table, setting.device, batch)
     return interleaved(ours, theirs, setting, least=5 if nodes <= 1000 else 1)
 
 

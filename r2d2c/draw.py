@@ -14,15 +14,14 @@ from r2d2c.credit.record import CreditRule
 from r2d2c.draw_bodies import SILENT, Body, op_name, plain_type, shorten
 from r2d2c.draw_credit import add_credit
 from r2d2c.draw_loops import draw_flat_loop
+from r2d2c.draw_memories import state_names
 from r2d2c.graph import RESET, Graph, Link, Node, Region, Value
 from r2d2c.regions import homes
 
 if TYPE_CHECKING:
     from r2d2c.syntax.spec import MemorySyntax
 
-Kind = Literal[
-    "input", "target", "value", "representative", "memory", "loss", "output", "gradient", "credit"
-]
+Kind = Literal["input", "target", "value", "representative", "memory", "loss", "output", "gradient", "credit"]
 Style = Literal["data", "link", "trains", "carried"]
 
 # Fill, border. Readable on white and on dark pages, and apart from each other without colour vision too.
@@ -119,15 +118,15 @@ class _Tasks:
 
     def run(self) -> Picture:
         graph, out = self.graph, self.out
-        kept = state_names(graph)
-        state = {port: f"{name}, the state" for port, name in kept.items()}
+        state, together = state_names(graph)
         for port in graph.body.inputs:
             if port.name == RESET and state:  # every carry of the state would have an edge from it
                 continue
             kind: Kind = "target" if port.name in self.targets else "input"
-            whole = port.name in kept and kept[port.name] not in named
-            shown = [state.get(port.name, port.name), "" if whole else self._type(port.value)]
-            self.shown[port.value] = out.add(f"port {kept[port.name] if whole else port.name}", kind, shown)
+            name = state.get(port.name, port.name)
+            key = f"port {name if port.name in together else port.name}"
+            lines = [name, "" if port.name in together else self._type(port.value)]
+            self.shown[port.value] = out.add(key, kind, lines)
         for name in graph.tasks:
             out.groups[name] = name
         self._losses_first()
@@ -146,7 +145,8 @@ class _Tasks:
                 self._other(node)
         for port in graph.body.outputs:
             start = self.shown.get(port.value)
-            key = out.add(f"output {port.name}", "output", [state.get(port.name, port.name)])
+            name = state.get(port.name, port.name)
+            key = out.add(f"output {name if port.name in together else port.name}", "output", [name])
             if start is not None:
                 out.connect(start, key)
         self._trained()
@@ -171,9 +171,7 @@ class _Tasks:
         def into(key: str, position: int, label: str) -> None:
             self._into(key, call, position, label)
 
-        boxes = Body(
-            self.out, self.graph, region, task, task, kind, into, memories=self.memories
-        ).draw()
+        boxes = Body(self.out, self.graph, region, task, task, kind, into, memories=self.memories).draw()
         for position, port in enumerate(region.outputs):
             self.shown[Value(call.id, position)] = boxes[port.value]
 

@@ -128,7 +128,7 @@ class Body:
     def _connect(self, value: Value, key: str, label: str = "") -> None:
         part = self.held.parts.get(value) if self.held is not None else None
         if part is not None and self.keys.get(value) in (None, key, part.key):
-            label = label if key == part.key else f"{label}: {part.label}" if label else part.label
+            label = f"{label}: {part.label}" if label else part.label
             if part.before:
                 self.out.connect(part.key, key, "carried", label, CARRIED)
             else:
@@ -179,7 +179,7 @@ class Body:
                 if position in started:
                     return
                 started.add(position)
-                word = f"first {loop.carries[position].name}"
+                word = f"first {label or loop.carries[position].name}"
             for parameter in start_of(around, node, position)[1]:
                 feed(parameter, key, word)
 
@@ -192,6 +192,9 @@ class Body:
             self.out, self.graph, step, loop.name, group, self.kind, into, notes, self.memories, held
         )
         inside = inner.draw()
+        for key, position in held.starts() if held is not None else ():
+            for parameter in start_of(around, node, position)[1]:
+                feed(parameter, key, "first")
         for key, position, label in back:
             maker = inside.get(step.outputs[position].value)
             if maker is not None:

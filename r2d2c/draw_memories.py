@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from r2d2c.graph import Graph, Node, Region, Value
-from r2d2c.loops import Loop, Store
+from r2d2c.graph import Graph, Node, Region, Value, walk
+from r2d2c.loops import Loop, Store, loop_of
 from r2d2c.types import TensorType
 
 if TYPE_CHECKING:
@@ -73,6 +73,12 @@ class Memories:
                 assert before is not None
                 value = before
 
+    def starts(self) -> Iterator[tuple[str, int]]:
+        """The carries of each cylinder."""
+        for store in self.loop.memories:
+            for position in (*(k for _, k in store.fields), store.age, store.count):
+                yield self._key(store), position
+
     def _given(self, store: Store, field: str, value: Value) -> Value:
         """What the spec writes, without what a write adds: a stop, and no surprise at first."""
         while True:
@@ -107,8 +113,8 @@ class Memories:
     def _lines(self, store: Store, syntax: MemorySyntax | None) -> Iterator[str]:
         from r2d2c.draw_bodies import plain_type
 
-        one = str(store.slots) == "1"
-        yield f"{store.slots} slot{'' if one else 's'} of a sample"
+        slots = int(store.slots) if isinstance(store.slots, int) else store.slots
+        yield f"{slots} slot{'' if slots == 1 else 's'} of a sample"
         for name, position in store.fields:
             type_ = self.loop.carries[position].type
             yield f"{name}: {plain_type(type_.with_dims(type_.dims[2:]))}"
@@ -153,11 +159,25 @@ def joined(out: Picture, keys: set[str]) -> None:
         else:
             kept.append(arrow)
     out.arrows[:] = [
-        replace(arrow, label=", ".join(label for label in dict.fromkeys(labels) if label))
+        replace(arrow, label=", ".join(sorted({*labels} - {""})))
         if (labels := groups.get((arrow.start, arrow.end, arrow.style)))
         else arrow
         for arrow in kept
     ]
 
 
-__all__ = ["Memories", "Part", "Write", "joined"]
+def state_names(graph: Graph) -> tuple[dict[str, str], set[str]]:
+    """What the ports of a model's state are called in a picture, and which are shown as their memory, all as one."""
+    names = {state.port: f"{state.name}, the state" for state in graph.states}
+    together = set()
+    loops = [loop_of(node) for _, node in walk(graph) if node.op == "loop"]
+    stores = {f"{loop.name}.{store.name}" for loop in loops for store in loop.memories}
+    for state in graph.states:
+        memory = next((name for name in stores if state.name.startswith(f"{name}.")), None)
+        if memory is not None:
+            names[state.port] = f"{memory}, the state"
+            together.add(state.port)
+    return names, together
+
+
+__all__ = ["Memories", "Part", "Write", "joined", "state_names"]

@@ -90,7 +90,8 @@ def _dot_node(id_: str, shape: Shape) -> str:
     first, *rest = shape.lines
     small = "".join(f'<br/><font point-size="9" color="#455a64">{_html(line)}</font>' for line in rest)
     look = f'{_DOT_SHAPES[shape.kind]} fillcolor="{fill}" color="{border}"'
-    return f"{id_} [label=<<b>{_html(first)}</b>{small}> {look}]"
+    top = "<br/>" if shape.kind == "memory" else ""  # below the lid of a high cylinder
+    return f"{id_} [label=<{top}<b>{_html(first)}</b>{small}> {look}]"
 
 
 def _dot_legend(picture: Picture) -> str:

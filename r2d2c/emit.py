@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.fx as fx
 
-from r2d2c import emit_state
+from r2d2c import emit_op_graphs, emit_state
 from r2d2c.diagnostics import Sink
-from r2d2c.emit_loops import Loops, loop_calls, passed_on, refuse_op_graph, said_of, usual_values
+from r2d2c.emit_loops import Loops, loop_calls, passed_on, said_of, usual_values
 from r2d2c.graph import Argument, Storage
 from r2d2c.lower.graphs import LoweredVisit, TrainingLowering, accumulate, lower_forward, lower_inference
 from r2d2c.lower.init import draw_of, seed_of, shape_of
@@ -31,7 +31,7 @@ _BUILTIN = re.compile(r"torch\._C\._(?:nn|special)\.(\w+)")
 _BACKWARD = re.compile(r"^    \w+ = torch\.autograd\.backward\(")
 _RETURN = re.compile(r"^    return (.*)$")
 # How fx names what the file defines itself.
-_OURS = re.compile(r"\br2d2c_(?:lower_graphs|ops_functions)_(?=\w+\()")
+_OURS = re.compile(r"\br2d2c_(?:lower_graphs|lower_opgraph_call|ops_functions)_(?=\w+\()")
 
 _HEAD = '''"""{title}
 
@@ -160,7 +160,7 @@ def emit_python(model: Model) -> str:
     if called:
         helpers += [f"\n{inspect.getsource(function)}" for function in called]
         imports.insert(0, "from typing import Any\n")
-    helpers += [*loops.helpers(), *written]
+    helpers += [*emit_op_graphs.helpers([*every, *inner]), *loops.helpers(), *written]
     own = loops.imports()
     imports += own[-1:] if own and "torch" in own[-1] else []
     if loops.halts:
@@ -263,17 +263,14 @@ def _refuse_foreign(name: str, *graphs: fx.Graph) -> None:
             if node.op != "call_function" or node.target is accumulate or isinstance(node.target, LoopCall):
                 continue
             module = getattr(node.target, "__module__", None) or "torch"
-            if module == functions.__name__ or refuse_op_graph(node, module, sink):
+            if module in (functions.__name__, emit_op_graphs.ENGINE):
                 continue
             if module.partition(".")[0] not in ("torch", "_operator", "operator", "builtins"):
                 made = node.meta.get("r2d2c")
                 op = made[0].op if made is not None else str(node.target)
                 span = made[0].origin if made is not None else None
-                sink.report(
-                    "E613",
-                    span,
-                    f"`{op}` runs code of a plug-in, which a file that needs only torch cannot hold",
-                )
+                message = f"`{op}` runs code of a plug-in, which a file that needs only torch cannot hold"
+                sink.report("E613", span, message)
     sink.stop_on_errors()
 
 
@@ -325,6 +322,8 @@ def _parameters(model: Model, random: bool) -> str:
 
 def _parameter(row: Storage, seed: int) -> str:
     assert row.type is not None
+    if row.init.kind == "topology":
+        return emit_op_graphs.parameter(row, seed)
     draw, shape = draw_of(row), shape_of(row)
     dtype = "" if row.type.dtype == "f32" else f", {_dtype(row.type.dtype)}"
     kind = "" if row.kind == "param" else f', "{row.kind}"'

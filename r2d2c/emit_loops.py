@@ -11,7 +11,6 @@ from typing import Any
 
 import torch.fx as fx
 
-from r2d2c.diagnostics import Sink
 from r2d2c.graph import Argument
 from r2d2c.loops import Given
 from r2d2c.lower import halting
@@ -359,13 +358,3 @@ def _is_tensor(result: Any) -> bool:
 
 
 __all__ = ["Loops", "fx_text", "loop_calls", "passed_on", "said_of", "usual_values"]
-
-
-def refuse_op_graph(node: fx.Node, module: str, sink: Sink) -> bool:
-    """Whether a call is of an op graph's engine, which the file does not have. It is reported once."""
-    if module != "r2d2c.lower.opgraph_call":
-        return False
-    if "r2d2c" in node.meta and not any(d.code == "E616" for d in sink.diagnostics):
-        message = "the engine that computes an op graph is not in a file that needs only torch"
-        sink.report("E616", node.meta["r2d2c"][0].origin, message, fix="write the graphs: `--emit fx`")
-    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -13,32 +12,17 @@ from r2d2c.graph import Graph, Node, Value, walk
 from r2d2c.infer import Signatures
 from r2d2c.loops import loop_of
 from r2d2c.passes.eprop import has_eprop, neurons_of
+from r2d2c.plan_memories import MemoryPlan, memory_plans
+from r2d2c.plan_sizes import elements, number, size_of
 from r2d2c.printer import signals_of
 from r2d2c.regions import homes
 from r2d2c.source import Span
-from r2d2c.types import Dim, TensorType, evaluate
+from r2d2c.types import Dim, TensorType
 
-BYTES = {"f64": 8, "i64": 8, "f32": 4, "i32": 4, "bf16": 2, "f16": 2, "i16": 2}
 _BACKWARD = ("vjp", "accumulate", "update")
 _FREE = ("port", "param", "constant", "size", "argument", "stop", "leaf")
 # Another shape of what is there.
 _VIEWS = ("reshape", "flatten", "squeeze", "unsqueeze")
-
-
-def elements(type_: TensorType | None, sizes: Mapping[str, int] | None = None) -> int:
-    """How many numbers a type holds; dims without a size count as one."""
-    return math.prod(_number(dim, sizes or {}) for dim in type_.dims) if type_ is not None else 0
-
-
-def size_of(type_: TensorType | None, sizes: Mapping[str, int] | None = None) -> int:
-    """Bytes."""
-    return elements(type_, sizes) * BYTES.get(type_.dtype, 1) if type_ is not None else 0
-
-
-def _number(dim: int | Dim, sizes: Mapping[str, int]) -> int:
-    if isinstance(dim, int):
-        return int(dim)
-    return max(evaluate(dim, dict.fromkeys(dim.symbols(), 1) | dict(sizes)), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +118,7 @@ class Plan:
     loops: tuple[LoopPlan, ...] = ()
     generated: tuple[GeneratedPlan, ...] = ()
     op_graphs: tuple[OpGraphPlan, ...] = ()
+    memories: tuple[MemoryPlan, ...] = ()
 
     @property
     def peak(self) -> int:
@@ -200,6 +185,7 @@ def plan(
         loops,
         tuple(_generated(graph, one, batch)),
         tuple(_op_graphs(checked)),
+        memory_plans(checked, training, one),
     )
 
 
@@ -277,7 +263,7 @@ class _Counter:
         return [inner for inner in self.regions[node.attrs["region"]].nodes if inner.op not in _FREE]
 
     def _trips(self, node: Node, sizes: Mapping[str, int]) -> int:
-        return _number(loop_of(node).trips, sizes)
+        return number(loop_of(node).trips, sizes)
 
     def flops(self, node: Node, sizes: Mapping[str, int]) -> int:
         if node.op == "loop":
@@ -287,7 +273,7 @@ class _Counter:
         if cost is None:
             return self._elements(node, sizes)
         inputs = [self.types.get(value) if value is not None else None for value in node.inputs]
-        return _number(cost(signature.namespace(node, inputs)), sizes)
+        return number(cost(signature.namespace(node, inputs)), sizes)
 
     def _values(self, node: Node) -> list[TensorType]:
         values = [Value(node.id, port) for port in range(len(node.outputs))]

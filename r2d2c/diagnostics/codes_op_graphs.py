@@ -121,14 +121,4 @@ that `ops` names.
     ops: [add, mul, gauss]
     start: 16""",
     ),
-    Entry(
-        "E616",
-        "an op graph in a file that needs only torch",
-        """\
-`compile --emit python` writes every op as calls of torch. The ops of an op graph are data, a table that growing
-changes, and the engine that computes them level by level is not in such a file.
-
-    r2d2c compile spec.yaml --emit python
-    r2d2c compile spec.yaml --emit fx""",
-    ),
 )

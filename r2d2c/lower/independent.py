@@ -48,9 +48,15 @@ def free_carries(graph: Graph, node: Node, signatures: Signatures) -> frozenset[
 
     No gradient is taken of a carry's port where it starts as a constant, and then is cut or has such a next value.
     """
-    loop, step = loop_of(node), graph.regions[node.attrs["region"]]
+    loop = loop_of(node)
     if any(carry.credit == "eprop" for carry in loop.carries):
         return None
+    free = _free(graph, node, signatures)
+    return free if all(c.credit == "local" or k in free for k, c in enumerate(loop.carries)) else None
+
+
+def _free(graph: Graph, node: Node, signatures: Signatures) -> frozenset[int]:
+    loop, step = loop_of(node), graph.regions[node.attrs["region"]]
     carries = range(len(loop.carries))
     inside = Reach(graph.with_(main=step.name), signatures.ops, ports=True)
     leaves = [inside.cone([step.outputs[k].value]).leaves for k in carries]
@@ -61,7 +67,7 @@ def free_carries(graph: Graph, node: Node, signatures: Signatures) -> frozenset[
         before = free
         silent = {step.inputs[k].value for k in carries if k in constant and (k in local or k in free)}
         free = {k for k in free if leaves[k] <= silent}
-    return frozenset(free) if free | local == set(carries) else None
+    return frozenset(free)
 
 
 def _constant(graph: Graph, values: list[Value | None], signatures: Signatures) -> set[int]:
@@ -88,6 +94,37 @@ def independent(graph: Graph, node: Node, signatures: Signatures, training: bool
         if position < per_step and type_.dims[:1] != (symbol(BATCH),):
             return False
     return all(_apart(graph, each, signatures, training) for each in step.nodes)
+
+
+def why_not(graph: Graph, node: Node, signatures: Signatures, halts: bool = False) -> str:
+    """Why a loop runs step by step while it learns; nothing if it runs in two phases. No torch.
+
+    halts: it is in a loop whose samples halt.
+    """
+    loop, step = loop_of(node), graph.regions[node.attrs["region"]]
+    if not loop.over:
+        return "it goes over no sequence"
+    if halts or loop.halt is not None:
+        return "samples halt"
+    if loop.recompute:
+        return "its steps are computed again for the backward"
+    if any(carry.credit == "eprop" for carry in loop.carries):
+        return "it learns by e-prop"
+    free = _free(graph, node, signatures)
+    for k, carry in enumerate(loop.carries):
+        if carry.credit != "local" and k not in free:
+            return f"a gradient goes from step to step over `{carry.name}`"
+    if independent(graph, node, signatures, True):
+        return ""
+    found = next((each for each in step.nodes if not _apart(graph, each, signatures, True)), None)
+    if found is None or found.op in _CORE:
+        return "what a step reads has samples elsewhere than along the first axis"
+    op = signatures.ops.get(found.op)
+    if op is not None and "random" in op.traits:
+        return f"`{found.op}` draws random numbers"
+    if found.op == "loop":
+        return f"the loop `{loop_of(found).name}` is in its step"
+    return f"`{found.op}` may mix samples, or counts them"
 
 
 def _apart(graph: Graph, node: Node, signatures: Signatures, training: bool) -> bool:

@@ -185,8 +185,10 @@ class _Columns(torch.autograd.Function):
         buffer[:inputs] = x.t()
         buffer[last:-1] = numbers.reshape(-1, 1).index_select(0, program.numbers)
         buffer[-1] = 0
-        centre, spread = x.new_zeros(last - inputs, 1), x.new_ones(last - inputs, 1)
-        if batch and not training:
+        centre = spread = x.new_empty(0)
+        if batch and training:
+            centre, spread = x.new_empty(2, last - inputs, 1).unbind()
+        elif batch:
             centre, spread = (seen[program.nodes].to(x.dtype).unsqueeze(1) for seen in (mean, var))
         arrays = arrays_for(x)
         with np.errstate(all="ignore"):
@@ -195,7 +197,7 @@ class _Columns(torch.autograd.Function):
             )
         ctx.program, ctx.batch, ctx.training, ctx.shape = program, batch, training, numbers.shape
         ctx.save_for_backward(buffer, spread)
-        centre, spread = centre.squeeze(1), spread.squeeze(1)
+        centre, spread = centre.view(-1), spread.view(-1)
         ctx.mark_non_differentiable(centre, spread)
         return buffer.index_select(0, program.order).t(), centre, spread
 

@@ -59,20 +59,20 @@ def _run(
     return found.reshape(*x.shape[:-1], found.shape[-1]), mean, variance
 
 
-def columns(x: Tensor, numbers: Tensor, kind: Tensor, args: Tensor) -> Tensor:
+def op_graph(x: Tensor, numbers: Tensor, kind: Tensor, args: Tensor) -> Tensor:
     """[…, D] and the ops' values, [..., D + capacity], as they are."""
     none = x.new_zeros(0)
     return _run(x, numbers, kind, args, none, none, "none", False)[0]
 
 
-def normalised(
+def op_graph_normalised(
     x: Tensor, numbers: Tensor, kind: Tensor, args: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor:
     """The same with the ops' values normalised by the running statistics."""
     return _run(x, numbers, kind, args, mean, variance, "batch", False)[0]
 
 
-def learning(
+def op_graph_learning(
     x: Tensor, numbers: Tensor, kind: Tensor, args: Tensor, mean: Tensor, variance: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same with the ops' values normalised over the batch, and the new running statistics."""

@@ -196,7 +196,8 @@ class _Run:
                 steps = torch.arange(count, device=start.device) * tidy.counters[k]
                 whole[place] = (steps.reshape(-1, *[1] * start.dim()) + start).flatten(0, 1)
         sizes = [self.sizes[name] for name in tidy.ahead.sizes]
-        return [value.unflatten(0, (count, -1)).unbind(0) for value in tidy.ahead(*whole, *sizes, *fixed)]
+        found = tidy.ahead(*whole, *sizes, *fixed)
+        return [value.unflatten(0, (count, len(value) // count)).unbind(0) for value in found]
 
     def _slots(self, entries: Sequence[Entries], lives: Sequence[Computed | None]) -> dict[Source, Any]:
         """What is kept of the slots, before the first step."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from r2d2c.graph import Graph, Node, Region, Value
 from r2d2c.lower.independent import of_samples
@@ -165,40 +166,81 @@ def over_steps(
     """
     slots, width, _ = weights.shape
     count, samples = index.shape
-    rows = values.reshape(slots + count, samples, width)
-    starts = torch.bmm(rows[:slots], weights).flatten(0, 1)
-    # What is written in the same slot has the same weight.
-    written, order = index.flatten().sort()
-    sizes = torch.bincount(written, minlength=slots).tolist()
-    parts = pick(rows[slots:].flatten(0, 1), order).split(sizes)
-    products = torch.cat([part @ weight for part, weight in zip(parts, weights.unbind(0), strict=True)])
-    new = pick(products, order.argsort())
-    change = new - pick(torch.cat([starts, new]), replaced(index, when, slots))
-    if when is not None:
-        change = change * when.flatten().unsqueeze(1)
-    # The sum of all changes up to each step; a product with ones is faster than a running sum.
-    ones = torch.ones(count, count, dtype=values.dtype, device=values.device).tril()
-    total = (ones @ change.reshape(count, -1)).reshape(count, samples, -1)
-    return (total + starts.reshape(slots, samples, -1).sum(0)).flatten(0, 1)
+    order, again, sizes = by_slot(index, when, slots)
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    # What is in the same slot has the same weight, and replaces what was there before.
+    parts = reordered(values.reshape(-1, width), order, back).split(sizes)
+    products = [part @ weight for part, weight in zip(parts, weights.unbind(0), strict=False)]
+    if len(parts) > slots:
+        products.append(products[0].new_zeros(len(parts[-1]), products[0].shape[1]))
+    new = torch.cat(products)
+    change = new - torch.cat([new[:1], new[:-1]]) * again.to(new.dtype).unsqueeze(1)
+    change = reordered(change, back, order).reshape(slots + count, samples, -1)
+    return (running_sum(change[slots:]) + change[:slots].sum(0)).flatten(0, 1)
 
 
-def replaced(index: torch.Tensor, when: torch.Tensor | None, slots: int) -> torch.Tensor:
-    """Which row of all entries, ``K·B`` and then ``n·B``, each of the latter replaces: ``[n·B]``."""
+def by_slot(
+    index: torch.Tensor, when: torch.Tensor | None, slots: int
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """All entries, ``K·B`` at first and ``n·B`` that are written, ordered by slot, sample and step.
+
+    Then, whether each replaces the one before it, and how many each slot has; what is not written comes last.
+    """
     count, samples = index.shape
+    places = torch.arange(slots, device=index.device).unsqueeze(1).expand(-1, samples)
+    slot = torch.cat([places, index if when is None else torch.where(when, index, slots)])
     sample = torch.arange(samples, device=index.device)
-    # What does not write replaces nothing, and nothing replaces it.
-    slot = index if when is None else torch.where(when, index, slots)
-    step = torch.arange(count, device=index.device).unsqueeze(1)
-    order, place = (((sample * (slots + 1) + slot) * count) + step).flatten().sort()
-    group = order.div(count, rounding_mode="floor")
-    before = torch.cat([place[:1], place[:-1] + slots * samples])
+    step = torch.arange(1 - slots, count + 1, device=index.device).clamp_(min=0).unsqueeze(1)
+    steps = count + 1
+    keys, order = ((slot * samples + sample) * steps + step).flatten().sort()
+    group = keys.div(steps, rounding_mode="floor")
     again = torch.cat([group.new_zeros(1, dtype=torch.bool), group[1:] == group[:-1]])
-    first = (index * samples + sample).flatten()[place]
-    return torch.empty_like(place).scatter_(0, place, torch.where(again, before, first))
+    sizes = torch.bincount(slot.flatten(), minlength=slots).tolist()
+    return order, again, sizes
+
+
+# How many steps are summed in one product.
+BLOCK = 16
+
+
+def running_sum(x: torch.Tensor) -> torch.Tensor:
+    """The sum up to each step, of ``[n, …]``; products with ones are faster than `cumsum`."""
+    flat = x.flatten(1)
+    count = len(flat)
+    size = min(BLOCK, count)
+    blocks = -(-count // size)
+    if blocks * size != count:
+        flat = F.pad(flat, (0, 0, 0, blocks * size - count))
+    ones = flat.new_ones(size, size).tril().expand(blocks, -1, -1)
+    inside = torch.bmm(ones, flat.reshape(blocks, size, -1))
+    before = flat.new_ones(blocks, blocks).tril(-1) @ inside[:, -1]
+    return (inside + before.unsqueeze(1)).flatten(0, 1)[:count].reshape(x.shape)
+
+
+class _Reordered(torch.autograd.Function):
+    """Rows in another order, there and back by index: the gradient of an index adds row to row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, order: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(order, back)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        order, back = ctx.saved_tensors
+        return reordered(grad, back, order), None, None
+
+
+def reordered(x: torch.Tensor, order: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+    """``x[order]``, where ``order`` has every row once and ``back`` undoes it."""
+    result: torch.Tensor = _Reordered.apply(x, order, back)
+    return result
 
 
 def pick(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """``values[rows]`` along the first axis; on a CPU this is faster, there and back, than an index."""
+    """``values[rows]`` along the first axis; on a CPU a gather is faster, there and back, than an index."""
+    if not torch.is_grad_enabled():
+        return values.index_select(0, rows)
     flat = values.reshape(len(values), -1)
     picked = flat.gather(0, rows.unsqueeze(1).expand(-1, flat.shape[1]))
     return picked.reshape(len(rows), *values.shape[1:])

@@ -19,7 +19,6 @@ from r2d2c.graph import Region
 from r2d2c.loops import Loop
 from r2d2c.lower.independent import BATCH, of_samples
 from r2d2c.lower.parts import Part, Source
-from r2d2c.types import TensorType
 
 # What is the same at every step, of the arguments of a part.
 FIXED = ("rest", "same", "base", "bin", "weights")

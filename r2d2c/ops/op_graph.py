@@ -119,11 +119,11 @@ def _shape(s: Shapes, a: Any) -> TensorType | tuple[TensorType, ...]:
 def _lower(b: Any, a: Any) -> Any:
     tables = (a.numbers, a.kind, a.args)
     if a.mean is None:
-        return (b("r2d2c.lower.opgraph_call.columns", a.x, *tables),)
+        return (b("r2d2c.lower.opgraph_call.op_graph", a.x, *tables),)
     if not b.training:
-        found = b("r2d2c.lower.opgraph_call.normalised", a.x, *tables, a.mean, a.variance)
+        found = b("r2d2c.lower.opgraph_call.op_graph_normalised", a.x, *tables, a.mean, a.variance)
         return found, a.mean, a.variance
-    found = b("r2d2c.lower.opgraph_call.learning", a.x, *tables, a.mean, a.variance)
+    found = b("r2d2c.lower.opgraph_call.op_graph_learning", a.x, *tables, a.mean, a.variance)
     return tuple(b.item(found, port) for port in range(3))
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from r2d2c.syntax.spec import Named, OpGraphSyntax
 
 INPUT, NUMBER = "x", "p"
+LARGEST = 3e38
 OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 # The names of inputs and of what grows.
 _TAKEN = re.compile(r"[xn](0|[1-9][0-9]*)")
@@ -123,7 +124,11 @@ class Nodes:
         if node.kind == "call" and len(node.args) == 2 and not node.keywords:
             function, start = syntax.nodes[node.args[0]], _number(syntax, node.args[1])
             if function.kind == "name" and function.value == NUMBER and start is not None:
-                return start
+                if abs(start) <= LARGEST:
+                    return start
+                message = f"a number starts at {LARGEST:g} at most, and `{span.text}` is more than f32 holds"
+                self.sink.report("E340", span, message)
+                return _BAD
         number = _number(syntax, index)
         if number is not None:
             message = f"numbers of an op graph are trained, and `{span.text}` is a constant"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from r2d2c.syntax.spec import OpGraphSyntax
 
 NORMALISE = ("none", "batch")
+# Of what is counted: more rows would not fit.
+MOST = 10_000_000
 
 
 def call_op_graph(evaluator: Evaluator, index: int, node: Expr, name: str) -> Any:
@@ -159,8 +161,12 @@ class Reader:
         result: Any = Evaluator(scratch, syntax).expression(syntax.root)
         span = syntax.span(syntax.root)
         if isinstance(result, int) and not isinstance(result, bool):
-            if result >= least:
+            if least <= result <= MOST:
                 return int(result)
+            if result > MOST:
+                message = f"`{key}` of `{self.syntax.name}` is {MOST:,} at most, not {int(result):,}"
+                self.sink.report("E345", span, message)
+                return 0
             self.sink.report(
                 "E345", span, f"`{key}` of `{self.syntax.name}` is {least} or more, not {int(result)}"
             )

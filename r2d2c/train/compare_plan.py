@@ -15,7 +15,7 @@ from r2d2c.diagnostics import CompileError, Diagnostic, Sink
 from r2d2c.driver import Checked
 from r2d2c.passes.credit import active_losses
 from r2d2c.passes.pipeline import PREPARE, run_passes
-from r2d2c.plan import elements
+from r2d2c.plan_sizes import elements
 from r2d2c.plugins import collect
 from r2d2c.source import Source, Span
 from r2d2c.syntax.override import OPTION, with_credit

@@ -67,10 +67,17 @@ class Count:
 
 
 class Growth:
-    """The op graphs of one training that grow. ``sample``: gives the batches that ops are judged by."""
+    """The op graphs of one training that grow.
+
+    sample: gives the batches that ops are judged by; without one it is the batch that comes next.
+    """
 
     def __init__(
-        self, model: Model, stepper: Stepper, run: RunFolder, sample: Callable[[], Sequence[Batch]]
+        self,
+        model: Model,
+        stepper: Stepper,
+        run: RunFolder,
+        sample: Callable[[], Sequence[Batch]] | None = None,
     ) -> None:
         self.model, self.stepper, self.run, self.sample = model, stepper, run, sample
         self.graphs = op_graphs(model)
@@ -90,11 +97,12 @@ class Growth:
             self._check(name, start.count, epochs, batches)
         self.lines = self.log.create(self.run.lock.spec_sha256, starts)
 
-    def before_batch(self, epoch: int, batch: int, batches: int) -> None:
-        """Make the rounds that are due before this batch. epoch, batch: from 0; batches: learned so far."""
+    def before_batch(self, given: Batch, epoch: int, batch: int, batches: int) -> None:
+        """Make the rounds that are due before a batch. epoch, batch: its numbers; batches: how many were learned."""
         for name, growing in self.growing.items():
             if batches and self._due(name, growing, epoch, batch, batches):
-                self.round(name, epoch=epoch, step=batches)
+                samples = self.sample() if self.sample is not None else [given]
+                self.round(name, samples, epoch=epoch, step=batches)
 
     def after_epoch(self, better: bool) -> None:
         """better: whether the monitored metric is the best so far."""
@@ -148,12 +156,12 @@ class Growth:
             count = after
 
     # -- a round
-    def round(self, name: str, *, epoch: int, step: int) -> Mutated | None:
+    def round(self, name: str, samples: Sequence[Batch], *, epoch: int, step: int) -> Mutated | None:
         """Prune, then add; None if nothing changed. Refuses (E571) scores that are no numbers; nothing has changed then."""
         graph, growing, count = self.graphs[name], self.growing[name], self.counts[name]
         before, at = self.topology(name), count.rounds + 1
         try:
-            mutations, marks = self._choose(graph, growing, before, at)
+            mutations, marks = self._choose(graph, growing, before, at, samples)
             done = mutate(before, mutations, at=at, limits=Limits(depth=growing.depth))
         except MutationError as error:
             refuse(
@@ -176,12 +184,13 @@ class Growth:
         return done
 
     def _choose(
-        self, graph: OpGraph, growing: Growing, before: Topology, at: int
+        self, graph: OpGraph, growing: Growing, before: Topology, at: int, samples: Sequence[Batch]
     ) -> tuple[list[Mutation], dict[str, float]]:
         """The mutations of a round, and what those that go were worth."""
         slopes = "taylor" in reads(growing.by) or growing.prefer == "gradient"
-        watch = self._watches.setdefault(graph.name, Watch(self.model, graph))
-        seen = watch.look(self.sample(), slopes=slopes)
+        if graph.name not in self._watches:
+            self._watches[graph.name] = Watch(self.model, graph)
+        seen = self._watches[graph.name].look(samples, slopes=slopes)
         found: list[Mutation] = []
         marks: dict[str, float] = {}
         after = before

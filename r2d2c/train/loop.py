@@ -66,8 +66,7 @@ class Trainer:
     ) -> None:
         self.model, self.settings, self.data, self.run_folder = model, settings, data, run
         self.limits = limits or Limits()
-        self.callbacks = Callbacks(callbacks)
-        self.sink = Sink()
+        self.callbacks, self.sink = Callbacks(callbacks), Sink()
         self.device = next((t.device for t in model.parameters()), torch.device("cpu"))
         self.losses = tuple(model._training_graph.losses)  # a distance that credit drops is none
         if data.train is None:
@@ -85,7 +84,8 @@ class Trainer:
             rates=settings.rates,
         )
         self.stepper.set_schedule(settings.schedule, settings.epochs, self._batches())
-        self.growth = Growth(model, self.stepper, run, self._sample)
+        sample = self._sample if isinstance(data.train, TableSplit) else None
+        self.growth = Growth(model, self.stepper, run, sample)
         self.sums = Sums(self.losses, self.device)
         self.spread = Spread(model)
         self.monitor = self._monitor()
@@ -199,7 +199,7 @@ class Trainer:
 
     def _learn(self, batch: Batch) -> None:
         settings = self.settings
-        self.growth.before_batch(self.epoch, self.batch, self.batches)
+        self.growth.before_batch(batch, self.epoch, self.batch, self.batches)
         sizes = settings.sizes_at(self.model._step) if settings.sizes else {}
         losses = learn_batch(self.model, self.stepper, batch, sizes, settings.chunks)
         self.stepper.after_batch()

@@ -3,10 +3,9 @@
 import json
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+from r2d2c.train.checkpoint import load_checkpoint, save_checkpoint
 from tests.e2e.command_line import r2d2c
 
 SPEC = """\
@@ -59,11 +58,6 @@ def test_a_run_is_rebuilt_from_its_log(tmp_path: Path) -> None:
     assert (found["inputs"], found["capacity"], len(found["nodes"])) == (3, 9, 4)
     assert {node["round"] for node in found["nodes"]} <= {0, 1, 2}
 
-    done = r2d2c("replay", "run", "--at", "3", cwd=tmp_path, env=ONE)
-    assert done.returncode == 1 and "E573" in done.stderr
-    done = r2d2c("replay", "sums.yaml", cwd=tmp_path, env=ONE)
-    assert done.returncode == 1 and "E523" in done.stderr
-
 
 def test_a_log_that_does_not_fit_is_told(tmp_path: Path) -> None:
     """A checkpoint that is of another op graph than its log: each node that differs is named."""
@@ -73,15 +67,10 @@ def test_a_log_that_does_not_fit_is_told(tmp_path: Path) -> None:
     (tmp_path / "sums.yaml").write_text(SPEC)
     done = r2d2c("train", "sums.yaml", "--out", "run", "-q", cwd=tmp_path, env=ONE)
     assert done.returncode == 0, done.stderr
-    code = (
-        "import pathlib, r2d2c.train.checkpoint as c\n"
-        "path = pathlib.Path('run/checkpoints/last.safetensors')\n"
-        "saved = c.load_checkpoint(path)\n"
-        "saved.model['layer.born'][saved.model['layer.kind'] >= 0] += 1\n"
-        "c.save_checkpoint(path, saved)\n"
-    )
-    (tmp_path / "change.py").write_text(code)
-    subprocess.run([sys.executable, "change.py"], cwd=tmp_path, check=True)
+    path = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    saved = load_checkpoint(path)
+    saved.model["layer.born"][saved.model["layer.kind"] >= 0] += 1
+    save_checkpoint(path, saved)
     done = r2d2c("replay", "run", cwd=tmp_path, env=ONE)
     assert done.returncode == 1
     assert "this is not the op graph of the last checkpoint:" in done.stdout

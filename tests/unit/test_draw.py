@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from r2d2c.passes.inline import inference_graph
 from r2d2c.passes.training import training_graph
 from r2d2c.wiring import wiring
 
+ROOT = Path(__file__).parents[2]
 SPEC = """\
 r2d2c: 1
 model: pair
@@ -175,7 +177,7 @@ _MERMAID = [
     r"---",
     r'title: "(?:[^"\\]|\\.)*"',
     r"flowchart LR",
-    rf"\w+(?:\(\[{_LABEL}\]\)|\{{\{{{_LABEL}\}}\}}|\[/{_LABEL}/\]|\[{_LABEL}\]|\(\({_LABEL}\)\)|>{_LABEL}\])",
+    rf"\w+(?:\(\[{_LABEL}\]\)|\[\({_LABEL}\)\]|\{{\{{{_LABEL}\}}\}}|\[/{_LABEL}/\]|\[{_LABEL}\]|\(\({_LABEL}\)\)|>{_LABEL}\])",
     rf"subgraph \w+\[{_LABEL}\]",
     r"end",
     rf'\w+(?:\[" "\])? (?:-->|==>|-\.->)(?:\|{_LABEL}\|)? \w+(?:\[" "\])?',
@@ -185,9 +187,15 @@ _MERMAID = [
 ]
 
 
-@pytest.mark.parametrize("which", ["spec", "nasty", "training"])
+def sample(which: str) -> Picture:
+    if which == "memory":
+        return drawn((ROOT / "specs" / "memory" / "remember.yaml").read_text("utf-8"))
+    return nasty() if which == "nasty" else drawn(FED)
+
+
+@pytest.mark.parametrize("which", ["spec", "nasty", "training", "memory"])
 def test_mermaid_is_sound(which: str) -> None:
-    found = nasty() if which == "nasty" else drawn(FED)
+    found = sample(which)
     if which == "training":
         spec = r2d2c.loads(FED)
         found = picture_of_nodes(training_graph(spec.graph, spec.ops, rules()))
@@ -197,15 +205,15 @@ def test_mermaid_is_sound(which: str) -> None:
     arrows = [line for line in lines if re.search(r" (?:-->|==>|-\.->)", line)]
     styled = [int(line.split()[1]) for line in lines if line.strip().startswith("linkStyle")]
     assert sorted(styled) == sorted(set(styled)) and max(styled, default=0) < len(arrows)
-    # Every styled edge is one of a link or of what trains what.
-    assert all("-->" not in arrows[number] for number in styled)
-    assert len(styled) == sum("-->" not in arrow for arrow in arrows)
+    # Every edge but those of data is styled, and so are those of the legend.
+    coloured = {number for number, arrow in enumerate(found.arrows) if arrow.style != "data"}
+    assert set(styled) == coloured | set(range(len(found.arrows), len(arrows)))
 
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphviz")
-@pytest.mark.parametrize("which", ["spec", "nasty"])
+@pytest.mark.parametrize("which", ["spec", "nasty", "memory"])
 def test_dot_is_sound(which: str) -> None:
-    found = nasty() if which == "nasty" else drawn(FED)
+    found = sample(which)
     done = subprocess.run(["dot", "-Tsvg"], input=to_dot(found), capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.count('class="node"') == len(found.shapes)

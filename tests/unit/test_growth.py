@@ -228,7 +228,7 @@ def test_the_seed_decides_what_grows(folder: Path, tmp_path: Path, whole: Path) 
 def grown(run: Path, *mutations: Any, name: str = "layer") -> tuple[Model, Model, Mutated]:
     """The model of a run as it is, and after mutations."""
     before, after = (r2d2c.open_run(run).load("last") for _ in range(2))
-    growth = Growth(after, _NoOptimizer(), r2d2c.open_run(run).files, lambda: [])
+    growth = Growth(after, _NoOptimizer(), r2d2c.open_run(run).files)
     done = mutate(growth.topology(name), mutations, at=9)
     growth.apply(name, done)
     return before, after, done
@@ -249,8 +249,8 @@ class _NoOptimizer:
         return None
 
 
-def batch() -> dict[str, torch.Tensor]:
-    made = torch.Generator().manual_seed(3)
+def batch(seed: int = 3) -> dict[str, torch.Tensor]:
+    made = torch.Generator().manual_seed(seed)
     return {"x": torch.randn(33, 4, generator=made), "y": torch.arange(33) % 3}
 
 
@@ -432,7 +432,7 @@ def test_more_epochs_grow_as_one_run_would(folder: Path, tmp_path: Path, whole: 
 
 def test_scores_are_what_they_say(whole: Path) -> None:
     model = r2d2c.open_run(whole).load("last").double()
-    growth = Growth(model, _NoOptimizer(), r2d2c.open_run(whole).files, lambda: [])
+    growth = Growth(model, _NoOptimizer(), r2d2c.open_run(whole).files)
     graph, topology = growth.graphs["layer"], growth.topology("layer")
     given = {name: t.double() if t.is_floating_point() else t for name, t in batch().items()}
     weight = model.get_parameter(WEIGHT).detach().numpy()
@@ -482,7 +482,7 @@ def test_the_least_worth_goes(folder: Path, tmp_path: Path, whole: Path) -> None
     leaves = {
         name: worth for name, worth in parts.items() if not (topology.args == 4 + topology.rows[name]).any()
     }
-    done = growth.round("layer", epoch=1, step=4)
+    done = growth.round("layer", trainer._sample(), epoch=1, step=4)
     assert done is not None
     gone = [step["name"] for step in log_of(tmp_path / "run")[-1]["do"] if step["do"] == "prune"]
     assert gone[0] == min(leaves, key=leaves.__getitem__)
@@ -495,14 +495,14 @@ def test_formulas() -> None:
     spec = SPEC.replace("prune: 2", f"prune: 2\n      by: {text}\n      whole: true\n      prefer: gradient")
     checked = r2d2c.loads(spec)
     model = Model(checked)
-    growing = Growth(model, _NoOptimizer(), _NoRun(), lambda: []).growing["layer"]
+    growing = Growth(model, _NoOptimizer(), _NoRun()).growing["layer"]
     assert (growing.every, growing.whole, growing.prefer) == (Every("epochs", 1), True, "gradient")
     found = worth(growing.by, given)
     assert found[0] == 1.0 + 3 - 1
     assert found[1] == pytest.approx(4 / 9 - 2)
     assert np.isnan(found[2])
     assert growing != Growing(Every("epochs", 1), 3, 2)
-    plain = Growth(Model(r2d2c.loads(SPEC)), _NoOptimizer(), _NoRun(), lambda: []).growing["layer"]
+    plain = Growth(Model(r2d2c.loads(SPEC)), _NoOptimizer(), _NoRun()).growing["layer"]
     assert plain == Growing(Every("epochs", 1), 3, 2)
 
 
@@ -529,6 +529,25 @@ def test_scores_that_are_nan_stop_and_keep_the_run(folder: Path, tmp_path: Path)
     assert kept.state["epoch"] == 2
     assert r2d2c.evaluate(tmp_path / "run", split="train")["samples"] > 0
     assert not replay(tmp_path / "run")["layer"].differences
+
+
+def test_a_stream_is_judged_by_the_batch_that_comes(folder: Path, tmp_path: Path) -> None:
+    """A stream may be read once only: no batch of it is taken for looking."""
+    taken: list[int] = []
+
+    def stream(epoch: int) -> Iterator[dict[str, torch.Tensor]]:
+        for number in range(4):
+            taken.append(number)
+            yield batch(10 * epoch + number)
+
+    def count(every: str) -> int:
+        taken.clear()
+        trained(folder, tmp_path / every, f"{GROW}.every={every}", data=stream, epochs=3)
+        assert not replay(tmp_path / every)["layer"].differences
+        return len(taken)
+
+    assert count("steps(3)") == count("steps(99)") >= 12
+    assert [len(log_of(tmp_path / every)) for every in ("steps(3)", "steps(99)")] == [4, 1]
 
 
 # -- several op graphs
@@ -572,7 +591,12 @@ def test_two_op_graphs_in_two_tasks_behind_concats(folder: Path, tmp_path: Path)
         topology = found[name].topology
         leaf = leaf_of(topology)
         before, after, done = grown(run.folder, Prune(leaf), Add("n90", "mul", ("x0", "x1")), name=name)
-        assert done.topology.rows["n90"] == topology.rows[leaf] or topology.count < topology.capacity
+        row = done.topology.rows["n90"]
+        assert row == topology.rows[leaf] or topology.count < topology.capacity
+        if name == "second":
+            new, old = after.state_dict(), before.state_dict()
+            assert (float(new["second.mean"][row]), float(new["second.variance"][row])) == (0, 1)
+            assert (old["second.mean"][row], old["second.variance"][row]) != (0, 1)
         with torch.no_grad():
             before.get_parameter(weight)[:, offset + topology.inputs + topology.rows[leaf]] = 0
         assert torch.equal(before(x=batch()["x"])["logits"], after(x=batch()["x"])["logits"]), name

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import r2d2c
 from r2d2c.cli.main import main
@@ -19,7 +21,7 @@ from r2d2c.ops.op_graph_rows import topology_of
 from r2d2c.ops.registry import Ops, builtin
 from r2d2c.printer import print_graph
 from r2d2c.train.data import open_data
-from tests.unit.op_graph_oracle import HEAD, SHOWN, TASK, WRITTEN, batch, model_of, random, start_of
+from tests.unit.op_graph_oracle import HEAD, SHOWN, TASK, TWO, WRITTEN, batch, model_of, random, start_of
 
 # -- what is written
 
@@ -46,10 +48,29 @@ def test_the_onnx_file_of_a_loop_with_an_op_graph(tmp_path: Path) -> None:
     assert max(report.max_difference.values()) < 1e-4
 
 
-def test_a_file_that_needs_only_torch_cannot_have_one() -> None:
-    with pytest.raises(CompileError) as caught:
-        emit_python(model_of(WRITTEN + TASK))
-    assert [d.code for d in caught.value.diagnostics] == ["E616"]
+@pytest.mark.parametrize(
+    "text", [WRITTEN + SHOWN, random(normalise="batch") + TASK, random("second") + random() + TWO]
+)
+def test_the_python_file_computes_and_learns_the_same(text: str) -> None:
+    model = model_of(text.replace("CREDIT", "direct")).double()
+    scope: dict[str, Any] = {}
+    exec(compile(emit_python(model), "emitted.py", "exec"), scope)
+    other = next(
+        c for c in scope.values() if isinstance(c, type) and issubclass(c, torch.nn.Module)
+    )().double()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], tensor, msg=name)
+    other.load_state_dict(model.state_dict())
+    for seed in range(2):
+        given = batch(seed=seed, dtype=torch.float64)
+        step, (losses, _) = model.learn(**given), other.learn(*given.values())
+        for name, loss in step.losses.items():
+            torch.testing.assert_close(losses[name], loss)
+    for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(theirs.grad, mine.grad, msg=name)
+    outputs = other(given["x"])
+    for name, output in model(x=given["x"]).items():
+        torch.testing.assert_close(outputs[name], output)
 
 
 def test_an_op_of_the_spec_may_have_the_name_of_a_kind_and_be_written_in_any_order() -> None:

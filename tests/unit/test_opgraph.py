@@ -213,15 +213,15 @@ def test_cycles_and_free_rows_are_told_by_depths_and_not_planned():
 @pytest.mark.parametrize("library, threads", [("numpy", 1), ("torch", 1), ("torch", 2)], indirect=["library"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("normalise, training", NORMALISED)
-@pytest.mark.parametrize("batch, nodes", [(2, 40), (7, 60), (33, 300), (301, 400), (40_000, 12)])
+@pytest.mark.parametrize("batch, nodes", [(7, 60), (33, 200), (301, 200), (40_000, 6)])
 def test_new_nodes_change_no_bit_of_the_others(library, threads, dtype, normalise, training, batch, nodes):
     """For this no sum and no vector of the processor may depend on how many rows a call has."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for seed in range(2):
+        for seed in range(1, 3):
             after = grown(seed, nodes, capacity=nodes + 5)
-            table = without(after, nodes // 2 + seed)
+            table = without(after, nodes // 2)
             given = values(after, batch, seed, dtype)
             old = columns(load(plan(table)), *given, normalise, training)
             new = columns(load(plan(after)), *given, normalise, training)

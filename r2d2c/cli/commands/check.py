@@ -81,7 +81,7 @@ def _json(path: Path, checked: Checked | None, diagnostics: Sequence[Diagnostic]
 
 def _counts(checked: Checked) -> dict[str, int]:
     from r2d2c.graph import walk
-    from r2d2c.plan import elements
+    from r2d2c.plan_sizes import elements
 
     graph = checked.graph
     return {

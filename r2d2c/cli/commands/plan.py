@@ -125,6 +125,8 @@ def _show(plan: Plan) -> None:
     print()
     if plan.loops:
         _show_loops(plan)
+    if plan.memories:
+        _show_memories(plan)
     if plan.generated:
         _show_generated(plan)
     for graph in plan.op_graphs:
@@ -167,6 +169,23 @@ def _show_loops(plan: Plan) -> None:
     ]
     columns = ("loop", "in", "steps", "FLOPs a step and sample", "stored a step", "stored", "recompute")
     print_table(columns, rows, "llrrrrl")
+    print()
+
+
+def _show_memories(plan: Plan) -> None:
+    heading("memories")
+    rows = [
+        (
+            each.name,
+            each.loop,
+            f"{each.slots:,}",
+            ", ".join(f"{name} {type_}" for name, type_ in each.fields),
+            size(each.bytes),
+            f"{each.runs}: {each.why}" if each.why else each.runs,
+        )
+        for each in plan.memories
+    ]
+    print_table(("memory", "loop", "slots", "fields", "a sample", "learns in"), rows, "llrlrl")
     print()
 
 
@@ -242,6 +261,18 @@ def _json(plan: Plan) -> dict[str, Any]:
                 "width": loop.width,
             }
             for loop in plan.loops
+        ],
+        "memories": [
+            {
+                "name": each.name,
+                "loop": each.loop,
+                "slots": each.slots,
+                "fields": dict(each.fields),
+                "bytes_per_sample": each.bytes,
+                "runs": each.runs,
+                "why": each.why,
+            }
+            for each in plan.memories
         ],
         "generated": [
             {

@@ -145,7 +145,7 @@ def _show(
     dropped: Mapping[str, str],
     all_: bool,
 ) -> None:
-    from r2d2c.plan import elements
+    from r2d2c.plan_sizes import elements
     from r2d2c.wiring import explained
 
     storage = training.storage
