@@ -77,7 +77,8 @@ with a delay of 300. Chance is 12.5.
 
 - **Surprise** is 1 − p(token), so it ranks by how rare a token is at its place, whether it matters or not. Where the place
   of the symbol is known, or nearly, noise surprises more, and evicts it. Where it may come anywhere it is rarer than any
-  one token of noise, and mostly stays. Medians of what was stored, symbol and noise: <SURPRISES>.
+  one token of noise, and mostly stays. Medians of what was stored, of the symbol and of noise:
+  <SURPRISES>.
 - **Surprise above the usual** subtracts a running mean of surprise (0.9 a step). It keeps what surprised in a quiet time,
   which the two other tests have, and loses what comes amid noise, because what came before the mean had risen counts for more.
 - **Importance** ([importance.yaml](../specs/memory/importance.yaml)) learns a number for each token, which ranks what is kept
@@ -228,7 +229,7 @@ def draw(found: dict[str, Any]) -> None:
     left.legend(frameon=False, fontsize=8, loc="lower right")
     points = decays(found["delay"])
     expected = [one["expected"] for one in points.values()]
-    ends = [0.8 * min(expected), 1.25 * max(expected)]
+    ends = [0.8 * min(expected), 1.9 * max(expected)]
     right.plot(ends, ends, color="0.6", linestyle=":", label="equal")
     right.plot(expected, [one["measured"] for one in points.values()], "o", color="C2", label="measured")
     for rate, one in points.items():

@@ -1,7 +1,7 @@
 """Op graphs: a level at a time against a node at a time, against the same ops at depth 1, planning, and memory.
 
-Random nodes as mutations make them: of all kinds, and each argument any earlier column or, once in ten, a number of
-the node's own. A pass is forward and backward from a gradient of all columns, in the memory layout that a linear
+Random nodes as mutations make them: of eight kinds (or of all that there are), and each argument any earlier column or,
+once in ten, a number of the node's own. A pass is forward and backward from a gradient of all columns, in the memory layout that a linear
 read-out's backward gives it.
 """
 
@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from torch import Tensor
 from bench.measure import Result, Setting, Work, clock, interleaved
 from bench.memory import _status as status
 from r2d2c.lower.opgraph import Normalise, columns, load
-from r2d2c.opgraph import ARGUMENTS, ARITY, NUMBER, OP_KINDS, Topology, empty, plan
+from r2d2c.opgraph import ARGUMENTS, ARITY, KINDS, NUMBER, OP_KINDS, Topology, empty, plan
 
 BATCH, INPUTS = 256, 16
+EIGHT = ("add", "mul", "sub", "max", "gauss", "sin", "relu", "gated")
 HAND: dict[str, Callable[..., Tensor]] = {
     "identity": lambda a: a,
     "add": lambda a, b: a + b,
@@ -45,10 +46,10 @@ HAND: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def grown(nodes: int, flat: bool = False) -> Topology:
+def grown(nodes: int, flat: bool = False, kinds: Sequence[str] = EIGHT) -> Topology:
     """Random nodes; ``flat``: the same ones, but all on the inputs."""
     draw = np.random.default_rng(0)
-    kind = draw.integers(0, len(OP_KINDS), nodes).astype(np.int16)
+    kind = draw.choice([KINDS[name] for name in kinds], nodes).astype(np.int16)
     drawn, own = draw.random((2, nodes, ARGUMENTS))
     earlier = INPUTS if flat else INPUTS + np.arange(nodes)[:, None]
     args = np.where(own < 0.1, NUMBER, np.floor(drawn * earlier)).astype(np.int32)
@@ -103,9 +104,9 @@ def _values(nodes: int, device: str, batch: int) -> tuple[Tensor, Tensor, Tensor
     return x.to(device).requires_grad_(), numbers.to(device).requires_grad_(), mean, var
 
 
-def naive(setting: Setting, nodes: int, batch: int = BATCH) -> Result:
+def naive(setting: Setting, nodes: int, batch: int = BATCH, kinds: Sequence[str] = EIGHT) -> Result:
     """Against a node at a time, which keeps nodes² / 2 × batch numbers: 13 GB at 5,000 and 256."""
-    table = grown(nodes // 10 if setting.quick else nodes)
+    table = grown(nodes // 10 if setting.quick else nodes, kinds=kinds)
     ours, theirs = level_pass(table, setting.device, batch=batch), node_pass(table, setting.device, batch)
     return interleaved(ours, theirs, setting, least=5 if nodes <= 1000 else 1)
 
