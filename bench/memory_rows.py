@@ -299,10 +299,11 @@ NOISE_ROWS = (
 
 def surprises(model: Model, x: torch.Tensor) -> dict[str, float]:
     """Medians of the surprises that the symbol and the tokens of noise are written with; ``x`` i64[N, T]."""
-    written, state = [], None
+    written: list[torch.Tensor] = []
+    state: Any = None
     with torch.no_grad():
         for t in range(x.shape[1]):
-            given = {} if state is None else {"state": state}
+            given: dict[str, Any] = {} if state is None else {"state": state}
             state = model(x=x[:, t : t + 1], **given)["state"]
             newest = state["read.m.age"].argmin(1, keepdim=True)
             written.append(state["read.m.surprise"].gather(1, newest)[:, 0])

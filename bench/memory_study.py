@@ -241,6 +241,9 @@ def draw(found: dict[str, Any]) -> None:
             fontsize=8,
         )
     right.set(xscale="log", yscale="log", xlabel="ln(S_symbol / S_filler) / −ln γ", ylabel="steps kept")
+    for axis in (right.xaxis, right.yaxis):
+        axis.set_ticks([50, 100, 200, 400], ["50", "100", "200", "400"])
+        axis.set_ticks([], minor=True)
     right.legend(frameon=False, fontsize=8)
     # No date, no version and ids by content: the same results give the same bytes.
     with rc_context({"svg.hashsalt": "r2d2c"}):

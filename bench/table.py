@@ -109,6 +109,25 @@ def _slots() -> Iterator[Benchmark]:
     )
 
 
+def _op_graphs() -> Iterator[Benchmark]:
+    """Op graphs: against an op at a time, against the same ops at depth 1, and against limits."""
+    naive = "an op at a time, into a growing concatenation"
+    for nodes, batch, times in ((100, 256, 8), (1_000, 256, 50), (5_000, 64, 500)):
+        name = f"op graph of {nodes:,} ops, batch {batch}"
+        yield Benchmark(name, naive, "opgraph.naive", {"nodes": nodes, "batch": batch}, 1 / times, CPU)
+    for normalise in ("none", "batch"):
+        shown = "" if normalise == "none" else ", normalised"
+        arguments = {"nodes": 5_000, "normalise": normalise}
+        name = f"op graph of 5,000 ops{shown}"
+        yield Benchmark(name, "the same ops at depth 1", "opgraph.depth", arguments, 1.5, CPU)
+        limit = {**arguments, "limit": 4e7}
+        yield Benchmark(f"peak memory of an {name}", "40 MB", "opgraph.memory", limit, 1.0, CPU)
+    planned = {"nodes": 5_000, "seconds": 0.01}
+    yield Benchmark("planning an op graph of 5,000 ops", "10 ms", "opgraph.planning", planned, 1.0, CPU)
+    large = {"nodes": 100_000, "seconds": 10}
+    yield Benchmark("planning and running 100,000 ops", "10 s", "opgraph.large", large, 1.0, CPU)
+
+
 BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark("inference of an MLP, width 16", MODULE, "mlp.inference", {"width": 16, "size": 32}, 0.90),
     Benchmark("inference of an MLP, width 32", MODULE, "mlp.inference", {"width": 32, "size": 32}, 0.90),
@@ -234,6 +253,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         0.25,
     ),
     *_slots(),
+    *_op_graphs(),
     Benchmark(
         "peak memory of a memory store, 10,000 steps",
         "1,000 steps, in chunks of 64 as well",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from r2d2c.opgraph import Ints
 
 Unit = Literal["epochs", "steps", "plateau"]
-Preference = Literal["any", "gradient", "near"]
+Preference = Literal["any", "gradient"]
 # A number, one of `SCORES`, or a tuple: a sign or the name of a function, and its arguments.
 Formula = float | str | tuple[Any, ...]
 

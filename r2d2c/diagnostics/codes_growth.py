@@ -52,8 +52,7 @@ first order, and `age` how many rounds of growth the op has lived through. Compa
         "E354",
         "a preference of growth that cannot be",
         """\
-`prefer` says which columns new ops read: `any`, `gradient`, those through which the loss would change most, or `near`,
-those that lie near each other, for which columns need `places`.
+`prefer` says which columns new ops read: `any`, or `gradient`, those through which the loss would change most.
 
     grow: {every: epochs(1), add: 8, prefer: best}
     grow: {every: epochs(1), add: 8, prefer: gradient}""",

@@ -13,10 +13,12 @@ import torch
 import torch.fx as fx
 
 from r2d2c.graph import Region, Value
+from r2d2c.loops import NEVER
 from r2d2c.lower.independent import BATCH, slice_of
 from r2d2c.lower.parts import Part, Source
 from r2d2c.lower.readout import Readout, at_first, over_steps, pick
 from r2d2c.lower.slots import AS_SAMPLES, Memory, Rep, by_sample, lower_each
+from r2d2c.lower.tidy import quick_choice
 
 if TYPE_CHECKING:
     from r2d2c.lower.builder import FxBuilder
@@ -85,6 +87,7 @@ class AdvanceBuilder:
         self.home |= {readout.value: readout.memory for readout in readouts}
         self.fresh = fresh_of(step, memories, ages)
         self.home |= {value: number for value, (number, _) in self.fresh.items()}
+        b.quick = {**b.quick, **{m.index.node: quick_choice for m in memories if m.scores is not None}}
         self.written: set[int] = set()
         self.done: set[str] = set()
 
@@ -112,11 +115,12 @@ class AdvanceBuilder:
             number += len(memory.reps)
             inside.update(fixed_of(step, memory, self._computed(k), given))
         names = {port.value: port.name for port in step.inputs}
+        scores = {step.inputs[m.scores.carry].value: k for k, m in enumerate(self.memories) if m.scores}
         sources: list[Source] = []
         for value in given:
             if value in read or value in inside:
                 b.placeholder(names[value], value)
-                sources.append(given[value])
+                sources.append(Source("scores", scores[value]) if value in scores else given[value])
 
         def placed(kind: str, place: int, value: Value | None = None) -> Any:
             sources.append(Source(kind, place))
@@ -126,12 +130,15 @@ class AdvanceBuilder:
         self.buffers: dict[Value, Any] = {}
         self.places: dict[int, tuple[Any, Any]] = {}
         self.weights: dict[Value, Any] = {}
+        self.scores: dict[int, Any] = {}
         for k, reps in enumerate(self.live):
             for place, rep in reps:
                 self.views[rep.value] = placed("slots", place, rep.value)
                 self.buffers[rep.value] = placed("buffer", place)
-            if self._computed(k):
+            if self._computed(k) or self.memories[k].scores:
                 self.places[k] = placed("base", k), placed("bin", k)
+            if self.memories[k].scores:
+                self.scores[k] = placed("score_buffer", k)
         for place, readout in enumerate(self.readouts):
             if readout in self.read:
                 self.views[readout.value] = placed("products", place)
@@ -140,6 +147,8 @@ class AdvanceBuilder:
         for value in self.views:  # what is read of slots is there once they are written
             b.env.pop(value, None)
         self._emit(wanted)
+        for number in self.scores:
+            self._write(number)
         b.fx.output(tuple(b.env[value] for value in wanted))
         self._types(given)
         return Part(name, b.fx, tuple(sources), tuple(b.wanted), tuple(wanted))
@@ -199,6 +208,8 @@ class AdvanceBuilder:
         for value, (k, _) in self.new.items():
             if k == number:
                 b.env[value] = next(found)
+        if memory.scores is not None:
+            b.method("index_copy_", self.scores[number], 0, rows, entries[memory.scores.carry])
 
 
 def fresh_of(
@@ -306,6 +317,13 @@ class Entries:
         self._rows: dict[int, torch.Tensor] = {}
 
     # -- while carries go from step to step
+    def scores(self, carries: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """A place for that by which slots are chosen; what was never written comes first."""
+        assert self.memory.scores is not None
+        score, age = (carries[k] for k in self.memory.scores)
+        buffer, view = self.buffer(score.masked_fill(age == NEVER, -torch.inf).flatten(0, 1))
+        return buffer, self.by_slot(view)
+
     def buffer(self, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A place for ``[B·K, …]`` to be kept in, with one row more for what a sample does not write; and a view without."""
         count = self.samples * self.slots

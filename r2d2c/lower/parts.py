@@ -26,7 +26,8 @@ class Source(NamedTuple):
     same: of the rest, what has samples. index, when: the slot of a memory that is written, and whether it is.
     slots: what is computed of each slot, in place in a ``buffer``. base, bin: the first row of every sample in a buffer,
     and the row that is not read. entry: a field of entries. readout: a layer's sum over slots, products: what it sums, in
-    place in a ``product_buffer``, weights: those of every slot.
+    place in a ``product_buffer``, weights: those of every slot. scores: by what a memory chooses the slot, in place in a
+    ``score_buffer``.
     """
 
     kind: str

@@ -205,6 +205,8 @@ class _Run:
         found: dict[Source, Any] = {}
         for k, (each, live) in enumerate(zip(entries, lives, strict=True)):
             found[Source("base", k)], found[Source("bin", k)] = each.base, each.bin
+            if each.memory.scores is not None:
+                found[Source("score_buffer", k)], found[Source("scores", k)] = each.scores(self.carries)
             if live is None:
                 continue
             starts = {field: value.flatten(0, 1) for field, value in each.starts.items()}

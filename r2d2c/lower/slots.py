@@ -19,7 +19,7 @@ from r2d2c.types import Dim, DimLike, symbol
 if TYPE_CHECKING:
     from r2d2c.lower.builder import FxBuilder
 
-AS_SAMPLES, WRITE = "slots_as_samples", "write_slot"
+AS_SAMPLES, WRITE, CHOOSE = "slots_as_samples", "write_slot", "slot_to_replace"
 
 
 class Write(NamedTuple):
@@ -40,11 +40,18 @@ class Rep:
     field: int | None = None
 
 
+class Scores(NamedTuple):
+    """A field by which a slot is chosen and that nothing else reads, and the ages that go with it, by their carries."""
+
+    carry: int
+    age: int
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Carries that are written together. fields: what an entry has. reps: what is read of the slots.
 
-    unread: the fields of which nothing is kept while the carries go from step to step.
+    unread: the fields of which nothing is kept while the carries go from step to step, but the ``scores``, in place.
     """
 
     writes: tuple[Write, ...]
@@ -53,6 +60,7 @@ class Memory:
     reps: tuple[Rep, ...]
     each: frozenset[str]
     slots: DimLike
+    scores: Scores | None = None
 
     @property
     def index(self) -> Value:
@@ -174,7 +182,37 @@ def _memory(
             if value in outputs or any(n.id not in each for n in readers.get(value, [])):
                 reps.append(Rep(value))
     slots = graph.types[writes[0].after].dims[1]
-    return Memory(tuple(writes), tuple(fields), frozenset(unread), tuple(reps), each, slots)
+    scores = _scores(graph, step, writes, readers) if fields else None
+    if scores is not None and step.outputs[scores.carry].value not in kept:
+        fields.append(scores.carry)
+        unread.add(scores.carry)
+    else:
+        scores = None
+    return Memory(tuple(writes), tuple(fields), frozenset(unread), tuple(reps), each, slots, scores)
+
+
+def _scores(
+    graph: Graph, step: Region, writes: Sequence[Write], readers: Mapping[Value, list[Node]]
+) -> Scores | None:
+    nodes = {node.id: node for node in step.nodes}
+    outputs = [port.value for port in step.outputs]
+    first, types = writes[0], graph.types
+    chosen = nodes[first.place.node]
+    if chosen.op != CHOOSE:
+        return None
+    score, age = chosen.inputs[:2]
+    write = next((w for w in writes if step.inputs[w.carry].value == score), None)
+    if write is None or score is None or not types[score].floating or types[score].rank != 2:
+        return None
+    others = {node.id for node in readers[score]} - {chosen.id, write.after.node}
+    if others or readers.get(write.after) or outputs.count(write.after) != 1 or score in outputs:
+        return None
+    for k, port in enumerate(step.inputs[: len(outputs)]):
+        after = nodes[outputs[k].node]
+        if port.value == age and after.op == "advance_age":
+            same = (*after.inputs, None)[:3] == (age, first.place, first.when)
+            return Scores(write.carry, k) if same and types[write.value].dtype == types[score].dtype else None
+    return None
 
 
 # -- building

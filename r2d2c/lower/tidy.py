@@ -282,6 +282,11 @@ def quick_bits(b: Any, a: Any) -> Any:
     return b("r2d2c.lower.tidy.digits", a.age, int(a.n), b.dtype("f32"))
 
 
+def quick_choice(b: Any, a: Any) -> Any:
+    """`slot_to_replace`, of scores that are least where a slot was never written."""
+    return b("torch.argmin", a.score, 1)
+
+
 def quick_read(b: Any, a: Any) -> Any:
     """`read_slot`, by a gather."""
     x = b.type("x")

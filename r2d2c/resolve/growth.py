@@ -70,10 +70,6 @@ def _prefer(reader: Reader, syntax: Syntax | None) -> Preference:
         message = f"`prefer` of `{reader.syntax.name}` is one of {known}, not `{span.text}`"
         reader.sink.report("E354", span, message, fix=suggest(span.text, PREFERENCES))
         return "any"
-    if name == "near" and "places" not in reader.syntax.options:
-        message = f"`{reader.syntax.name}` prefers what is near, and its columns have no places"
-        fix = "say where they are, as with `places: random`, or use `prefer: any`"
-        reader.sink.report("E354", span, message, fix=fix)
     return name  # type: ignore[return-value]
 
 

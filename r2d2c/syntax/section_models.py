@@ -187,7 +187,7 @@ class GrowModel(Model):
         description="Whether an op that others use may go, with all that depends on it; else only leaves go.",
     )
     prefer: Expression | None = Field(
-        None, description="Which arguments new ops get: `any`, `gradient` (where much is to gain) or `near`."
+        None, description="Which arguments new ops get: `any`, or `gradient`, where much is to gain."
     )
     depth: Expression | None = Field(None, description="The most ops in a row.")
     epochs: Expression | None = Field(None, description="The epoch after which it stays as it is.")
@@ -207,13 +207,6 @@ class OpGraphModel(Model):
     normalise: Expression | None = Field(
         None,
         description="What is done to the value of an op: `batch` (over the batch, with running statistics) or `none`.",
-    )
-    places: Expression | None = Field(
-        None,
-        description="Where columns and ops are in space: `grid(4, 4)`, `ball`, `random`, `given` or `learned`.",
-    )
-    wire: Expression | None = Field(
-        None, description="Which arguments an op may have, by places: `distance < 0.3`."
     )
     grow: GrowModel | None = Field(None, description="How it changes while it is trained.")
     doc: Text | None = Field(None, description="What the op graph is for.")

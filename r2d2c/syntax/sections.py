@@ -149,8 +149,6 @@ class OpGraph(Named):
     start: YScalar | None = None
     nodes: Mapping[str, YScalar] = field(default_factory=dict)
     normalise: YScalar | None = None
-    places: YScalar | None = None
-    wire: YScalar | None = None
     grow: Any = None
     doc: str | None = None
 

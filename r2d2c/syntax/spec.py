@@ -20,7 +20,7 @@ from r2d2c.syntax.lexer import Region
 from r2d2c.syntax.sections import Document
 from r2d2c.syntax.yaml_tree import YScalar, yaml_comment_after
 
-OP_GRAPH_OPTIONS = ("start", "normalise", "places", "wire")
+OP_GRAPH_OPTIONS = ("start", "normalise")
 GROW_OPTIONS = ("every", "add", "prune", "by", "prefer", "depth", "epochs")
 HYPERNET_OPTIONS = ("mode", "hidden", "act", "rank", "base", "chunks", "normalise")
 

@@ -213,9 +213,6 @@ class Growth:
         usable = seen.varies
         if growing.prefer == "gradient":
             return Bias(usable, seen.strength)
-        places = self.model.state_dict().get(f"{graph.node}.places")
-        if growing.prefer == "near" and places is not None:
-            return Bias(usable, places=places.double().numpy(force=True))
         return Bias(usable)
 
     def _readout(self, weight: str, offset: int, graph: OpGraph) -> np.ndarray[Any, Any]:
