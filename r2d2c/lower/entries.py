@@ -17,7 +17,7 @@ from r2d2c.loops import NEVER
 from r2d2c.lower.independent import BATCH, slice_of
 from r2d2c.lower.parts import Part, Source
 from r2d2c.lower.readout import Readout, at_first, over_steps, pick
-from r2d2c.lower.slots import AS_SAMPLES, Memory, Rep, by_sample, lower_each
+from r2d2c.lower.slots import AS_SAMPLES, Memory, Rep, by_sample, fresh_of, lower_each
 from r2d2c.lower.tidy import quick_choice
 
 if TYPE_CHECKING:
@@ -210,36 +210,6 @@ class AdvanceBuilder:
                 b.env[value] = next(found)
         if memory.scores is not None:
             b.method("index_copy_", self.scores[number], 0, rows, entries[memory.scores.carry])
-
-
-def fresh_of(
-    step: Region, memories: Sequence[Memory], ages: Collection[Value]
-) -> dict[Value, tuple[int, Rep]]:
-    """What is read of the slot that a step has just written: the entry itself, by its memory.
-
-    Where every step writes, that is the newest one. ``ages``: those of memories, which are at least 0.
-    """
-    nodes = {node.id: node for node in step.nodes}
-    found: dict[Value, tuple[int, Rep]] = {}
-    for node in step.nodes:
-        if node.op != "read_slot" or node.inputs[0] is None or node.inputs[1] is None:
-            continue
-        whole, index = nodes[node.inputs[0].node], nodes[node.inputs[1].node]
-        written: Value | None = node.inputs[1]
-        if index.op == "newest_slot" and index.inputs[0] is not None and index.inputs[0] in ages:
-            older = nodes[index.inputs[0].node]
-            always = older.op == "advance_age" and not any(older.inputs[2:])
-            written = older.inputs[1] if always else None
-        for number, memory in enumerate(memories):
-            if memory.when is not None or written != memory.index:
-                continue
-            if (
-                whole.op == "samples_as_slots"
-                and whole.inputs[0] is not None
-                and whole.inputs[0].node in memory.each
-            ):
-                found[Value(node.id)] = number, Rep(whole.inputs[0])
-    return found
 
 
 def fixed_of(step: Region, memory: Memory, reps: Sequence[Rep], given: Mapping[Value, Source]) -> list[Value]:

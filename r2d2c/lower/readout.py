@@ -173,10 +173,11 @@ def over_steps(
     products = [part @ weight for part, weight in zip(parts, weights.unbind(0), strict=False)]
     if len(parts) > slots:
         products.append(products[0].new_zeros(len(parts[-1]), products[0].shape[1]))
-    new = torch.cat(products)
-    change = new - torch.cat([new[:1], new[:-1]]) * again.to(new.dtype).unsqueeze(1)
-    change = reordered(change, back, order).reshape(slots + count, samples, -1)
-    return (running_sum(change[slots:]) + change[:slots].sum(0)).flatten(0, 1)
+    changes: torch.Tensor = _Changes.apply(torch.cat(products), again)  # type: ignore[no-untyped-call]
+    changes = reordered(changes, back, order).reshape(slots + count, samples, -1)
+    starts, later = torch.split(changes, [slots, count])
+    sums = running_sum(later) + starts.sum(0)
+    return sums.flatten(0, 1)
 
 
 def by_slot(
@@ -212,9 +213,27 @@ def running_sum(x: torch.Tensor) -> torch.Tensor:
     if blocks * size != count:
         flat = F.pad(flat, (0, 0, 0, blocks * size - count))
     ones = flat.new_ones(size, size).tril().expand(blocks, -1, -1)
-    inside = torch.bmm(ones, flat.reshape(blocks, size, -1))
-    before = flat.new_ones(blocks, blocks).tril(-1) @ inside[:, -1]
-    return (inside + before.unsqueeze(1)).flatten(0, 1)[:count].reshape(x.shape)
+    parts = flat.reshape(blocks, size, -1)
+    before = flat.new_ones(blocks, blocks).tril(-1) @ parts.sum(1)
+    return torch.baddbmm(before.unsqueeze(1), ones, parts).flatten(0, 1)[:count].reshape(x.shape)
+
+
+class _Changes(torch.autograd.Function):
+    """Every row less the one before it, where it replaces that. Slices would each cost a whole gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, again: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(again)
+        changes = x.clone()
+        changes[1:].addcmul_(x[:-1], again[1:, None].to(x.dtype), value=-1)
+        return changes
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (again,) = ctx.saved_tensors
+        changes = grad.clone()
+        changes[:-1].addcmul_(grad[1:], again[1:, None].to(grad.dtype), value=-1)
+        return changes, None
 
 
 class _Reordered(torch.autograd.Function):
@@ -233,7 +252,7 @@ class _Reordered(torch.autograd.Function):
 
 def reordered(x: torch.Tensor, order: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     """``x[order]``, where ``order`` has every row once and ``back`` undoes it."""
-    result: torch.Tensor = _Reordered.apply(x, order, back)
+    result: torch.Tensor = _Reordered.apply(x, order, back)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -7,7 +7,7 @@ new entry, and kept; then, with a gradient, once for the K + n entries that the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -213,6 +213,36 @@ def _scores(
             same = (*after.inputs, None)[:3] == (age, first.place, first.when)
             return Scores(write.carry, k) if same and types[write.value].dtype == types[score].dtype else None
     return None
+
+
+def fresh_of(
+    step: Region, memories: Sequence[Memory], ages: Collection[Value]
+) -> dict[Value, tuple[int, Rep]]:
+    """What is read of the slot that a step has just written: the entry itself, by its memory.
+
+    Where every step writes, that is the newest one. ``ages``: those of memories, which are at least 0.
+    """
+    nodes = {node.id: node for node in step.nodes}
+    found: dict[Value, tuple[int, Rep]] = {}
+    for node in step.nodes:
+        if node.op != "read_slot" or node.inputs[0] is None or node.inputs[1] is None:
+            continue
+        whole, index = nodes[node.inputs[0].node], nodes[node.inputs[1].node]
+        written: Value | None = node.inputs[1]
+        if index.op == "newest_slot" and index.inputs[0] is not None and index.inputs[0] in ages:
+            older = nodes[index.inputs[0].node]
+            always = older.op == "advance_age" and not any(older.inputs[2:])
+            written = older.inputs[1] if always else None
+        for number, memory in enumerate(memories):
+            if memory.when is not None or written != memory.index:
+                continue
+            if (
+                whole.op == "samples_as_slots"
+                and whole.inputs[0] is not None
+                and whole.inputs[0].node in memory.each
+            ):
+                found[Value(node.id)] = number, Rep(whole.inputs[0])
+    return found
 
 
 # -- building

@@ -151,7 +151,7 @@ def _counters(part: Part, places: Sequence[fx.Node], kept: Sequence[int]) -> dic
         type_ = place.meta.get("type")
         if source.kind != "carry" or source.number not in kept or type_ is None or type_.dtype != "i64":
             continue
-        after = output.args[0][kept.index(source.number)]  # type: ignore[index]
+        after = output.args[0][kept.index(source.number)]
         if isinstance(after, fx.Node) and after.target is torch.add and after.args[0] is place:
             number = after.args[1] if len(after.args) == 2 and not after.kwargs else None
             if type(number) is int:

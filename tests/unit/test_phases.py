@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch.nn.functional import linear
 
 import r2d2c
 from r2d2c.lower import builder, phase_run, phases
@@ -140,6 +141,15 @@ SPECS = {
     "a memory": memory(),
     "written when it surprises": memory(WHEN),
     "first in, first out": memory("replace: oldest", read="linear(flatten(m.rep), V, bias=false)"),
+    "the surprise of a slot is read": memory(read="linear(flatten(m.rep), V) + mean(m.surprise)"),
+    "the surprises before are read": memory(
+        before="before = m.surprise", read="linear(concat(flatten(m.rep), before), V)"
+    ),
+    "a sequence of tokens and of several values": memory(
+        each="rep = tanh(linear(concat(token, state, token * 2), S))",
+        before="steps = m.count + 1",
+        read="linear(concat(xt * xt, flatten(m.rep)), V) / reshape(steps, (B, 1))",
+    ),
     "decay": memory("replace: argmin(surprise * 0.9 ^ age)"),
     "representations that read ages": memory(
         each="rep = tanh(linear(concat(state, token, bits(age, 3)), S))", read="linear(flatten(m.rep), V)"
@@ -252,8 +262,22 @@ def test_what_no_step_reads_is_not_kept_between_steps(monkeypatch: pytest.Monkey
     (made,) = planned(memory(), monkeypatch)
     assert made is not None
     (store,) = made.stores.memories
-    assert sorted(store.unread) == [2, 3]  # the state and the token, behind `last` and `pred`
+    # Behind `last` and `pred`: the state and the token, and the surprise, which is read in place.
+    assert sorted(store.unread) == [2, 3, 4]
     assert len(made.stores.readouts) == 1  # `flatten(m.rep)` in a layer
+
+
+def test_what_does_not_depend_on_the_steps_before_is_computed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (made,) = planned(memory(), monkeypatch)
+    assert made is not None
+    tidy = made.carries.tidy
+    assert list(tidy.counters.values()) == [1]  # `m.count`
+    (ahead,) = (node for node in tidy.ahead.graph.nodes if node.op == "output")
+    # The layers' parts of the token, whether this is the first write, and how many there were.
+    assert len(ahead.args[0]) == 4
+    assert not any(node.target in (torch.cat, linear) for node in tidy.part.graph.nodes)
 
 
 COUPLED = {
