@@ -11,7 +11,7 @@ import torch
 
 from bench.measure import Result, Setting, interleaved
 from bench.specs import compiled
-from r2d2c.lower import phases
+from r2d2c.lower import phase_run
 from r2d2c.model import Model
 
 LSTM = """\
@@ -107,11 +107,11 @@ def _feed(model: Model, size: int, length: int, width: int) -> dict[str, torch.T
 @contextmanager
 def _in_phases(wanted: bool) -> Iterator[None]:
     """Whether eager loops run in phases where they may."""
-    before, phases.ENABLED = phases.ENABLED, wanted
+    before, phase_run.ENABLED = phase_run.ENABLED, wanted
     try:
         yield
     finally:
-        phases.ENABLED = before
+        phase_run.ENABLED = before
 
 
 def scan(

@@ -124,7 +124,7 @@ def _op_graphs() -> Iterator[Benchmark]:
         yield Benchmark(f"peak memory of an {name}", "40 MB", "opgraph.memory", limit, 1.0, CPU)
     planned = {"nodes": 5_000, "seconds": 0.01}
     yield Benchmark("planning an op graph of 5,000 ops", "10 ms", "opgraph.planning", planned, 1.0, CPU)
-    large = {"nodes": 100_000, "seconds": 10}
+    large = {"nodes": 100_000, "seconds": 10.0}
     yield Benchmark("planning and running 100,000 ops", "10 s", "opgraph.large", large, 1.0, CPU)
 
 

@@ -88,8 +88,9 @@ class _Known:
 
     def crossing(self) -> list[fx.Node]:
         """What is computed ahead and read by the rest; what has no row for every sample is not computed ahead."""
-        found = []
-        for node in reversed([node for node in self.places[0].graph.nodes if node in self.ahead]):
+        found: list[fx.Node] = []
+        nodes = self.places[0].graph.nodes if self.places else ()  # a step may read nothing at all
+        for node in reversed([node for node in nodes if node in self.ahead]):
             if all(user in self.ahead for user in node.users):
                 continue
             type_ = node.meta.get("type")
