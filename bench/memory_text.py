@@ -16,6 +16,7 @@ import math
 import statistics
 import subprocess
 import tempfile
+import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,17 @@ LENGTH, PILOT = 1024, 3
 LOSS = "predict"
 PROMPT, TEMPERATURE = "And the LORD said", 0.7
 # What the table says, once it is there.
-REMARKS: tuple[str, ...] = ()
+REMARKS = """\
+The LSTM and the FIFO control come out first and cannot be told apart: their means differ by less than seeds do. The
+memory machine that keeps what surprised is behind its own control: the last eight characters tell more about the next
+one than eight surprising ones do, and choosing them takes time, in which the control reads more. In trainings of 20
+seconds it was the better the faster surprise decays, so the more it was like the control: 2.42 bits with 0.9 ^ age, 2.33
+with 0.5 ^ age, 2.29 without surprise. Surprise pays where what matters is rare and long ago, as in
+[memory_study.md](memory_study.md), not in spelling. The segments read half as many characters in the time.
+
+What the control shows is that no backpropagation through time is needed for this: no gradient of it goes from one step to
+another. A minute is short, and the models are small; with more time more context pays, and the order may change.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +174,10 @@ def table(found: dict[str, Any]) -> str:
     for row in rows:
         sample = next(iter(found[row.name].values()))["sample"]
         if sample:
-            said = "\n".join(f"    {line}".rstrip() for line in (PROMPT + sample).splitlines())
-            lines += [
-                f"The {row.name} goes on with “{PROMPT}”, at the temperature {TEMPERATURE}:",
-                "",
-                said,
-                "",
-            ]
-    return "\n".join([*lines, *REMARKS])
+            shown = (PROMPT + sample).splitlines()
+            said = [f"    {part}" for line in shown for part in textwrap.wrap(line, 110)]
+            lines += [f"{row.name}, after “{PROMPT}”, at the temperature {TEMPERATURE}:", "", *said, ""]
+    return "\n".join([*lines, REMARKS])
 
 
 def the_bible(folder: Path) -> Path:

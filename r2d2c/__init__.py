@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from r2d2c.model import Model, Step, Trace
     from r2d2c.train.api import evaluate, predict, train
     from r2d2c.train.compare import Comparison, compare
+    from r2d2c.train.evolve import Ensemble, Evolution, evolve
     from r2d2c.train.generate import generate
     from r2d2c.train.run import Run, open_run
 
@@ -23,6 +24,8 @@ _WHERE = {
     "Comparison": "train.compare",
     "CompileError": "diagnostics",
     "Diagnostic": "diagnostics",
+    "Ensemble": "train.evolve",
+    "Evolution": "train.evolve",
     "Model": "model",
     "Run": "train.run",
     "Step": "model",
@@ -30,6 +33,7 @@ _WHERE = {
     "compare": "train.compare",
     "compile": "api",
     "evaluate": "train.api",
+    "evolve": "train.evolve",
     "export": "api",
     "generate": "train.generate",
     "load": "api",
@@ -42,6 +46,8 @@ __all__ = [
     "Comparison",
     "CompileError",
     "Diagnostic",
+    "Ensemble",
+    "Evolution",
     "Model",
     "Run",
     "Step",
@@ -49,6 +55,7 @@ __all__ = [
     "compare",
     "compile",
     "evaluate",
+    "evolve",
     "export",
     "generate",
     "load",

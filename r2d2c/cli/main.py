@@ -45,6 +45,7 @@ COMMANDS: tuple[Row, ...] = (
     Row("data", "List data sources, or show what one gives.", "Train and use"),
     Row("train", "Train a spec on data.", "Train and use"),
     Row("compare", "Train a spec under several credit rules, side by side.", "Train and use"),
+    Row("evolve", "Search for better op graphs of a spec, several at a time.", "Train and use"),
     Row("eval", "Measure a trained run on data.", "Train and use"),
     Row("predict", "Run a trained model on data.", "Train and use"),
     Row("generate", "Go on with a text, or another sequence of tokens.", "Train and use"),

@@ -1,4 +1,4 @@
-"""Diagnostics 350-354 and 571-574: op graphs that grow while they are trained, and the log of what they did."""
+"""Diagnostics 350-354 and 571-577: op graphs that grow while they are trained, the log of what they did, and searches."""
 
 from __future__ import annotations
 
@@ -85,5 +85,35 @@ checkpoints have the topology.""",
         """\
 `mutations.jsonl` has fewer lines than the checkpoint has seen written (a full disk, a power cut, an editor). Training
 resumes exactly all the same, as the checkpoint has the topology; `r2d2c replay` cannot rebuild it any more.""",
+    ),
+    Entry(
+        "E575",
+        "another search in the folder",
+        """\
+`r2d2c evolve SPEC --out FOLDER` goes on with the search that is in the folder. That one was started with another spec,
+seed, population, or number of epochs, so their candidates could not be compared; or it is still running; or its
+database, `evolve.db`, is damaged. Choose another folder, or say what was said when it was started.""",
+    ),
+    Entry(
+        "E576",
+        "a search with nothing to change",
+        """\
+`r2d2c evolve` adds ops to op graphs and prunes others. It needs one that says which `ops` may grow, and whose columns
+are read by `linear`s alone, as a new op enters with weight zero there.
+
+    op_graphs:
+      layer: {nodes: {o0: x[0] * x[1]}}
+    op_graphs:
+      layer: {ops: [add, mul, gauss], capacity: 64, start: 16}""",
+    ),
+    Entry(
+        "E577",
+        "a search without validation data",
+        """\
+`r2d2c evolve` selects by the monitored metric on validation data: by training data it would keep what learns by heart,
+and test data are for the end. Hold out a share of the training data with `split`.
+
+    train: {data: "csv:data.csv?target=y"}
+    train: {data: "csv:data.csv?target=y", split: 0.2}""",
     ),
 )

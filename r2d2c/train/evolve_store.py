@@ -12,6 +12,11 @@ from typing import Any, Literal
 from r2d2c.train.refuse import refuse
 
 FILE = "evolve.db"
+_WORDS = {
+    "population": "size of the population",
+    "epochs": "number of epochs",
+    "generations": "number of generations",
+}
 State = Literal["waiting", "done", "diverged"]
 _TABLES = """
 CREATE TABLE IF NOT EXISTS search (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -69,15 +74,14 @@ class Store:
         if known:
             wrong = [key for key in {**known, **wanted} if known.get(key) != wanted.get(key)]
             if wrong:
-                notes = [
-                    f"{key}: {known.get(key)} there, {wanted.get(key)} now" for key in wrong if key != "spec"
-                ]
-                other = "another spec" if "spec" in wrong and "seed" not in wrong else f"another {wrong[-1]}"
+                # The seed is a part of the spec, so it is the more exact thing to say.
+                first = next(key for key in ("seed", "spec", *wrong) if key in wrong)
+                notes = [f"{key}: {known.get(key)}, now {wanted.get(key)}" for key in wrong if key != "spec"]
                 refuse(
                     "E575",
-                    f"the search in {self.path.parent} is of {other}",
+                    f"the search in {self.path.parent} has another {_WORDS.get(first, first)}",
                     notes=notes,
-                    fix="choose another folder with --out, or go on with what was given there",
+                    fix="choose another folder with --out, or go on with what it was started with",
                 )
             return
         rows = [(key, json.dumps(value)) for key, value in wanted.items()]
@@ -112,11 +116,13 @@ class Store:
 
     def candidates(self) -> list[Candidate]:
         """All of them, by their numbers."""
-        columns = "id, parent, generation, seed, state, metric, mutations, ops, checkpoint"
-        return [
-            Candidate(*row[:6], json.loads(row[6]), json.loads(row[7]), row[8])
-            for row in self.db.execute(f"SELECT {columns} FROM candidate ORDER BY id")
-        ]
+        columns = list(Candidate.__dataclass_fields__)
+        found = []
+        for row in self.db.execute(f"SELECT {', '.join(columns)} FROM candidate ORDER BY id"):
+            values = dict(zip(columns, row, strict=True))
+            values |= {key: json.loads(values[key]) for key in ("mutations", "ops")}
+            found.append(Candidate(**values))
+        return found
 
     def _many(self, text: str, rows: Sequence[tuple[Any, ...]]) -> None:
         self.db.execute("BEGIN")

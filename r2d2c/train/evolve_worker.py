@@ -192,9 +192,7 @@ class Maker:
     def _inherit(self, trainer: Trainer, parent: int) -> None:
         """Begin with all that a parent had learned, as a run of its own."""
         checkpoint = RunFolder(self.place.run(parent)).load()
-        counts = {
-            name: {"rounds": 0, "added": 0, "pruned": 0, "stale": 0} for name in trainer.growth.growing
-        }
+        counts = {name: {"rounds": 0, "added": 0, "pruned": 0, "stale": 0} for name in trainer.growth.growing}
         fresh = {"lines": 0, "best": None, "growth": {"lines": 0, "counts": counts}}
         trainer.restore(replace(checkpoint, state={**checkpoint.state, **fresh}))
 
@@ -213,13 +211,19 @@ class Maker:
                 done = mutate(before, mutations, at=at)
                 growth.apply(name, done)
                 if name in growth.growing:
-                    growth.log.append(name, at, mutations, done.topology, epoch=trainer.epoch, step=trainer.batches)
+                    growth.log.append(
+                        name, at, mutations, done.topology, epoch=trainer.epoch, step=trainer.batches
+                    )
                     growth.lines += 1
                     added = sum(isinstance(mutation, Add) for mutation in mutations)
                     gone = before.count + added - done.topology.count
                     growth.counts[name] = Count(at, added, gone)
         except MutationError as error:
-            refuse("E571", f"candidate {job.candidate.id} cannot be made: {error.message}", fix=error.remedy or None)
+            refuse(
+                "E571",
+                f"candidate {job.candidate.id} cannot be made: {error.message}",
+                fix=error.remedy or None,
+            )
         return {name: list(mutations) for name, mutations in wanted.items()}
 
 
@@ -286,4 +290,3 @@ def work(job: Job) -> Result | None:
     """`Maker.make` in a process that is ready."""
     maker, stopped = _here[0]
     return maker.make(job, stopped.is_set)
-

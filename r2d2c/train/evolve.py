@@ -1,0 +1,372 @@
+"""`evolve`: a search over the op graphs of a spec, by mutants of the best that go on from their parents' weights.
+
+evolve.db  spec.yaml          what was asked for, and all candidates
+candidates/N/                 a run folder for each one of the population
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r2d2c.diagnostics import CompileError, Diagnostic, Sink
+from r2d2c.train.atomic import write_atomic
+from r2d2c.train.data import stable_seed
+from r2d2c.train.events import Callbacks
+from r2d2c.train.evolve_ensemble import Ensemble, formulas
+from r2d2c.train.evolve_store import FILE, Candidate, Store, ranked
+from r2d2c.train.evolve_worker import SPEC, Job, Maker, Place, Result, begin, mutable, work
+from r2d2c.train.interrupt import Interrupted, Request, catching
+from r2d2c.train.load import Request as Asked
+from r2d2c.train.load import check_for_training, load_data
+from r2d2c.train.refuse import refuse
+from r2d2c.train.resolved import resolved_text
+from r2d2c.train.run import Run, next_folder, open_run
+from r2d2c.train.settings import Settings, overrides, read_settings
+
+if TYPE_CHECKING:
+    from r2d2c.driver import Checked
+
+POLL = 0.2  # seconds between two looks for Ctrl-C while other processes work
+
+
+@dataclass(slots=True)
+class Search:
+    """What is searched, for those who watch. better: `higher` or `lower` of the monitored value."""
+
+    model: str
+    folder: Path
+    population: int
+    generations: int
+    epochs: int
+    monitor: str
+    better: str
+    candidates: dict[int, Candidate] = field(default_factory=dict)
+
+    def best(self, before: int | None = None) -> list[Candidate]:
+        """The population, the best first. before: as it was when this generation began."""
+        found = [c for c in self.candidates.values() if before is None or c.generation < before]
+        return ranked(found, self.better)[: self.population]
+
+
+class EvolveCallback:
+    """The methods that a callback of a search may have."""
+
+    def on_search(self, search: Search) -> None: ...
+
+    def on_candidate(self, search: Search, candidate: Candidate) -> None:
+        """One was made: it is done, or diverged."""
+
+    def on_generation(self, search: Search, generation: int) -> None:
+        """All of a generation are made."""
+
+    def on_warning(self, diagnostic: Diagnostic) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evolution:
+    """A search that is over. best: the candidates of the ensemble, the best first.
+
+    test: the metrics of the ensemble, and of the best alone, on test; empty if the data has none.
+    """
+
+    search: Search
+    best: tuple[Candidate, ...]
+    ensemble: Ensemble = field(repr=False)
+    test: Mapping[str, Mapping[str, float]]
+    plugins: tuple[Path, ...] = field(default=(), repr=False)
+
+    @property
+    def folder(self) -> Path:
+        return self.search.folder
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All that were made, by their numbers."""
+        return tuple(found for _, found in sorted(self.search.candidates.items()))
+
+    def run(self, candidate: Candidate | int) -> Run:
+        """The run of a candidate that is still in the population."""
+        number = candidate if isinstance(candidate, int) else candidate.id
+        return open_run(self.folder / "candidates" / str(number), plugins=self.plugins)
+
+    def formulas(self, most: int = 8) -> dict[str, dict[str, str]]:
+        """The ops of the best candidate with the largest weights in the read-outs, by op graph and name."""
+        return formulas(self.ensemble.models[0], most)
+
+
+def evolve(
+    spec: str | Path,
+    *,
+    population: int = 8,
+    generations: int = 5,
+    epochs: int = 1,
+    workers: int = 1,
+    keep: int = 3,
+    seed: int | None = None,
+    data: str | None = None,
+    out: str | Path | None = None,
+    settings: Sequence[str] = (),
+    plugins: Iterable[Path] = (),
+    callbacks: Iterable[Any] = (),
+) -> Evolution:
+    """Search for better op graphs: in every generation `population` mutants of the best, each trained for `epochs`.
+
+    The spec's own op graphs, trained as long, are the first candidate. keep: of how many the ensemble is. workers:
+    processes of one thread; the result is the same whatever their number. A folder `out` that has a search is gone
+    on with; E575 if that is another one. callbacks: objects with methods of `EvolveCallback`.
+    Ctrl-C finishes the batch and raises `KeyboardInterrupt`; what was made is kept. A script that asks for several
+    workers needs ``if __name__ == "__main__":`` around the call.
+    """
+    numbers = {"population": population, "epochs": epochs, "workers": workers, "keep": keep}
+    for name, value in (numbers | {"generations": generations + 1}).items():
+        if value < 1:
+            raise ValueError(f"{name} is too small")
+    named = [*overrides(seed=seed, data=data), *settings]
+    checked = check_for_training(spec, named, tuple(plugins), Asked(data, trusted=True))
+    wanted = _settings(checked)
+    loaded = load_data(
+        checked, Asked(data, trusted=True), default=wanted.data, span=wanted.data_span, split=wanted.split
+    )
+    if loaded.bound.train is None or loaded.bound.validation is None:
+        refuse(
+            "E577",
+            f"{loaded.name} has no {'validation' if loaded.bound.train else 'train'} split",
+            fix="hold out a share of the training data: --set train.split=0.2",
+        )
+    folder = _folder(checked, out)
+    text = resolved_text(checked)
+    store = Store(folder)
+    try:
+        asked = {
+            "seed": wanted.seed,
+            "spec": hashlib.sha256(text.encode()).hexdigest(),
+            "population": population,
+            "epochs": epochs,
+            # A schedule is spread over all generations; without one there may be more of them later.
+            **({"generations": generations} if wanted.schedule else {}),
+        }
+        store.claim(asked)
+        write_atomic(folder / SPEC, text.encode())
+        place = Place(
+            folder=folder,
+            origin=checked.folder,
+            spec=checked.spec.source.name.rpartition("/")[2],
+            epochs=epochs,
+            total=epochs * (generations + 1),
+            data=data,
+            plugins=tuple(plugins),
+        )
+        maker = Maker(place, loaded)
+        _check_mutable(maker)
+        monitor = wanted.monitor
+        numbers_of = (population, generations, epochs)
+        search = Search(checked.name, folder, *numbers_of, monitor.name, monitor.better)
+        searching = _Searching(search, store, maker, workers, Callbacks(callbacks, EvolveCallback))
+        for diagnostic in checked.diagnostics:
+            if diagnostic.severity == "warning":
+                searching.tell("on_warning", diagnostic)
+        return searching.run(wanted.seed, min(keep, population))
+    finally:
+        store.close()
+
+
+def _settings(checked: Checked) -> Settings:
+    sink = Sink()
+    found = read_settings(checked, sink)
+    sink.stop_on_errors()
+    assert found is not None
+    return found
+
+
+def _folder(checked: Checked, out: str | Path | None) -> Path:
+    if out is None:
+        return next_folder(f"evolve-{checked.name}")
+    path = Path(out)
+    if path.exists() and not (path / FILE).exists() and (not path.is_dir() or any(path.iterdir())):
+        what = "is not empty and has no search" if path.is_dir() else "is a file"
+        refuse("E522", f"the folder {path} {what}", fix="choose another with --out")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _check_mutable(maker: Maker) -> None:
+    from r2d2c.verify.op_graphs import find_readers
+
+    model = maker.model()
+    if mutable(model):
+        return
+    refused = [one for found in find_readers(model._training_graph).values() for one in found.refused]
+    refuse(
+        "E576",
+        f"`{maker.checked.name}` has no op graph that can change",
+        notes=[one.what for one in refused[:3]],
+        fix="give it an op graph with `ops`, whose columns a `linear` reads",
+    )
+
+
+class _Searching:
+    """One search while it runs."""
+
+    def __init__(self, search: Search, store: Store, maker: Maker, workers: int, tell: Callbacks) -> None:
+        self.search, self.store, self.maker, self.workers, self.tell = search, store, maker, workers, tell
+        self.request = Request()
+        self.reasons: tuple[Diagnostic, ...] = ()
+
+    def run(self, seed: int, keep: int) -> Evolution:
+        import torch
+
+        threads = torch.get_num_threads()
+        # Sums depend on the number of threads: here as many as a worker has.
+        torch.set_num_threads(1)
+        pool = None
+        try:
+            with catching() as self.request:
+                if self.workers > 1:
+                    pool = _Pool(self.maker.place, self.workers)
+                self._all(seed, pool)
+                return self._finish(keep)
+        finally:
+            if pool is not None:
+                pool.close()
+            torch.set_num_threads(threads)
+
+    def _all(self, seed: int, pool: _Pool | None) -> None:
+        search = self.search
+        search.candidates = {c.id: c for c in self.store.candidates()}
+        self.tell("on_search", search)
+        for generation in range(search.generations + 1):
+            wanted = self._planned(generation, seed)
+            self.store.add(wanted)
+            jobs = []
+            for candidate in wanted:
+                known = search.candidates.setdefault(candidate.id, candidate)
+                if known.state == "waiting":
+                    jobs.append(Job(known))
+            for result in self._made(jobs, pool):
+                self._note(result)
+            if self.request.stop:
+                raise Interrupted(search.folder, 0, 0)
+            if not search.best():
+                if self.reasons:
+                    raise CompileError(self.reasons)
+                refuse(
+                    "E536", "no candidate could be measured: all have diverged", fix="lower the learning rate"
+                )
+            if jobs:
+                self.tell("on_generation", search, generation)
+            self._forget(generation)
+
+    def _planned(self, generation: int, seed: int) -> list[Candidate]:
+        """The candidates of a generation: every one of the better half has as many children."""
+        if not generation:
+            return [Candidate(0, None, 0, stable_seed("evolve", seed, 0, 0))]
+        best = self.search.best(generation)
+        parents = best[: (len(best) + 1) // 2]
+        first = 1 + (generation - 1) * self.search.population
+        return [
+            Candidate(
+                first + number,
+                parents[number % len(parents)].id,
+                generation,
+                stable_seed("evolve", seed, generation, number),
+            )
+            for number in range(self.search.population)
+        ]
+
+    def _made(self, jobs: Sequence[Job], pool: _Pool | None) -> Iterator[Result]:
+        if pool is not None and len(jobs) > 1:
+            yield from pool.run(jobs, self.request)
+            return
+        for job in jobs:
+            if self.request.stop:
+                return
+            result = self.maker.make(job, lambda: self.request.stop)
+            if result is not None:
+                yield result
+
+    def _note(self, result: Result) -> None:
+        found = result.candidate
+        self.store.write(found)
+        self.search.candidates[found.id] = found
+        self.reasons = result.reasons or self.reasons
+        self.tell("on_candidate", self.search, found)
+
+    def _forget(self, generation: int) -> None:
+        """Remove the checkpoints of those that fell out of the population."""
+        # Counted by generation, so that a search that goes on forgets what it forgot the first time.
+        best = {c.id for c in self.search.best(generation + 1)}
+        gone = [
+            c.id
+            for c in self.search.candidates.values()
+            if c.generation <= generation and c.id not in best and c.state != "waiting"
+        ]
+        self.store.forget(gone)
+        for number in gone:
+            path = self.maker.place.run(number)
+            if path.exists():
+                shutil.rmtree(path)
+        self.search.candidates = {c.id: c for c in self.store.candidates()}
+
+    def _finish(self, keep: int) -> Evolution:
+        best = tuple(self.search.best()[:keep])
+        ensemble = Ensemble([self.maker.model(c.id) for c in best])
+        split, metrics = self.maker.loaded.bound.test, self.maker.settings.metrics
+        test = {}
+        if split is not None and metrics:
+            loader = split.loader(self.maker.settings.batch_size)
+            alone = Ensemble(ensemble.models[:1])
+            test = {
+                "ensemble": ensemble.measure(loader.epoch(0), metrics),
+                "best": alone.measure(loader.epoch(0), metrics),
+            }
+        return Evolution(self.search, best, ensemble, test, self.maker.place.plugins)
+
+
+class _Pool:
+    """Processes that make candidates."""
+
+    def __init__(self, place: Place, workers: int) -> None:
+        from multiprocessing import get_context
+
+        # Forked processes would share torch's threads and locks with this one.
+        context = get_context("spawn")
+        self.stopped = context.Event()
+        self.executor = ProcessPoolExecutor(
+            workers,
+            mp_context=context,
+            initializer=begin,
+            initargs=(place, self.stopped),
+        )
+
+    def run(self, jobs: Sequence[Job], request: Request) -> Iterator[Result]:
+        """What becomes of the jobs, as they are done. After a stop only those that were nearly done."""
+        waiting: set[Future[Result | None]] = {self.executor.submit(work, job) for job in jobs}
+        while waiting:
+            done, waiting = wait(waiting, POLL, FIRST_COMPLETED)
+            if request.stop:
+                self.stopped.set()
+                waiting = {future for future in waiting if not future.cancel()}
+            for future in done:
+                try:
+                    result = None if future.cancelled() else future.result()
+                except BrokenProcessPool:
+                    if request.stop:
+                        return
+                    lost = 'a worker ended on its own: out of memory, or a script without `if __name__ == "__main__":`'
+                    raise ChildProcessError(lost) from None
+                if result is not None:
+                    yield result
+
+    def close(self) -> None:
+        self.stopped.set()
+        self.executor.shutdown(cancel_futures=True)
+
+
+__all__ = ["Candidate", "Ensemble", "Evolution", "EvolveCallback", "Search", "evolve"]
