@@ -144,6 +144,18 @@ has a largest number of steps, a dim that data brings has none.
       parameters: per_step""",
     ),
     Entry(
+        "E272",
+        "running statistics in a loop",
+        """\
+An op that normalises over the batch keeps running statistics for the model in use. Every step of a loop has statistics
+of its own, and the number of steps may differ from run to run, so there is no one set to keep. The model would learn
+with those of the batch and be used with those it was made with.
+
+    z = tanh(batch_norm(linear(data, S) + linear(z, S)))
+
+    z = tanh(layer_norm(linear(data, S) + linear(z, S)))""",
+    ),
+    Entry(
         "E320",
         "a carry and its initial value do not fit",
         """\

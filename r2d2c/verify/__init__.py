@@ -21,7 +21,7 @@ from r2d2c.verify.distillation import check_distillation
 from r2d2c.verify.eprop import check_eprop
 from r2d2c.verify.inference import check_outputs
 from r2d2c.verify.learning import check_losses, check_parameters, check_weights
-from r2d2c.verify.loops import check_loop_values, check_loops
+from r2d2c.verify.loops import check_loop_values, check_loops, check_statistics
 from r2d2c.verify.memories import check_memories
 from r2d2c.verify.metrics import check_metrics
 from r2d2c.verify.op_graphs import check_op_graphs
@@ -43,6 +43,7 @@ CHECKS: tuple[Check, ...] = (
     Check("dims and blocks that nobody uses", check_names),
     # What runs again and again.
     Check("carries and halting of loops", check_loops),
+    Check("running statistics in loops", check_statistics),
     Check("memories that nobody reads", check_memories),
     Check("eligibility traces", check_eprop),
     Check("op graphs and what reads them", check_op_graphs),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from r2d2c.graph import Node, Region, Value, walk
+from r2d2c.graph import USES, Node, Region, Value, walk
 from r2d2c.loops import Given, Loop, loop_of, one_axis
 from r2d2c.source import Span
 from r2d2c.syntax.spec import LoopSyntax
@@ -48,6 +48,36 @@ def check_loops(c: Context) -> None:
             _can_halt(c, used)
             _is_probability(c, used)
             _for_every_sample(c, used)
+
+
+def check_statistics(c: Context) -> None:
+    """Ops in a step that keep running statistics: nothing would update them, and the model in use would be another."""
+    regions = c.graph.regions
+    kept = {name for name, row in c.graph.storage.items() if row.kind == "statistic"}
+    inside = {name: name for name in c.graph.steps}
+    todo = list(inside)
+    while todo:
+        name = todo.pop()
+        found = [n.attrs["region"] for n in regions[name].nodes if n.op in USES]
+        todo += [each for each in found if each not in inside]
+        inside |= {each: inside[name] for each in found if each not in inside}
+    told: set[Span | None] = set()
+    for name, step in inside.items():
+        nodes = regions[name].nodes
+        stored = {Value(n.id) for n in nodes if n.op == "param" and n.attrs["storage"] in kept}
+        for node in nodes:
+            if stored.isdisjoint(node.inputs) or node.origin in told:
+                continue
+            told.add(node.origin)
+            loop = step.partition(".")[0]
+            message = (
+                f"`{node.op}` in the loop `{loop}` normalises with the batch while it learns, and has no running"
+                " statistics when the model is used"
+            )
+            label = "every step has others"
+            c.sink.report(
+                "E272", node.origin, message, label, fix="use `layer_norm`, or normalise outside of the loop"
+            )
 
 
 def _loops(c: Context) -> Iterator[_Used]:
