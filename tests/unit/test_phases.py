@@ -288,7 +288,6 @@ COUPLED = {
     "a recomputed step": ("    over: T\n", "    over: T\n    recompute: true\n"),
     "samples that are numbered": ("(1 + reshape(n, (B, 1)) / T)", "cast(reshape(arange(B), (B, 1)), f32)"),
     "the number of samples": ("(1 + reshape(n, (B, 1)) / T)", "(1 + 1 / B)"),
-    "a running statistic": ("v = linear(h", "v = linear(batch_norm(h)"),
 }
 
 
