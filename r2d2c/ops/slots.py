@@ -93,6 +93,11 @@ def _write_lower(b: Any, a: Any) -> Any:
 
 def _write_onnx(o: Any, a: Any) -> Any:
     x = o.type("x")
+    if a.when is None and x.rank > 2 and o.type("value").rank:
+        # One row a sample: a broadcast `Where` over all slots takes ONNX Runtime several times as long.
+        rows = o("Unsqueeze", onnx_range(o, x.dims[0]), o.ints([1]))
+        places = o("Concat", rows, o("Unsqueeze", o.cast(a.index, "i64"), o.ints([1])), axis=1)
+        return o("ScatterND", a.x, places, o.cast(a.value, x.dtype))
     chosen = _chosen_onnx(o, a, x.dims[1])
     if x.rank > 2:
         chosen = o("Unsqueeze", chosen, o.ints(range(2, x.rank)))
