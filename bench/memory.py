@@ -124,7 +124,7 @@ def _slots(length: int, device: str) -> None:
         model.zero_grad()
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     """A field of the process's status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
@@ -149,9 +149,9 @@ def main(kind: str, layers: int, device: str, quick: bool) -> float:
         _case(kind, layers, size, device)
         return float(torch.accelerator.max_memory_allocated() - before)
     Path("/proc/self/clear_refs").write_text("5")
-    resident = _status("VmRSS:")
+    resident = status("VmRSS:")
     _case(kind, layers, size, device)
-    return float(_status("VmHWM:") - resident)
+    return float(status("VmHWM:") - resident)
 
 
 if __name__ == "__main__":

@@ -119,16 +119,16 @@ def peak(row: Row, length: int) -> dict[str, float]:
 
     import torch
 
-    from bench.memory import _status
+    from bench.memory import status
 
     torch.set_num_threads(1)
     for _ in range(2):
         learn(row, some_text(WARM))
     text = some_text(length)
     Path("/proc/self/clear_refs").write_text("5")
-    resident, start = _status("VmRSS:"), time.process_time()
+    resident, start = status("VmRSS:"), time.process_time()
     learn(row, text)
-    seconds, bytes_ = time.process_time() - start, _status("VmHWM:") - resident
+    seconds, bytes_ = time.process_time() - start, status("VmHWM:") - resident
     found: list[int] = []
 
     def look() -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bench.measure import Result, Setting, Work, clock, interleaved
-from bench.memory import _status as status
+from bench.memory import status
 from r2d2c.lower.opgraph import Normalise, columns, load
 from r2d2c.opgraph import ARGUMENTS, ARITY, KINDS, NUMBER, OP_KINDS, Topology, empty, plan
 

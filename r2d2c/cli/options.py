@@ -37,6 +37,14 @@ PluginOption = Annotated[
         show_default=False,
     ),
 ]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="Data, as `digits` or `csv:wine.csv`; else what the spec names. See `r2d2c data`.",
+        show_default=False,
+    ),
+]
 SizeOption = Annotated[
     list[str] | None,
     typer.Option(

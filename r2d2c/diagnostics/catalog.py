@@ -7,6 +7,7 @@ from r2d2c.diagnostics.codes_distillation import DISTILLATION
 from r2d2c.diagnostics.codes_eprop import EPROP
 from r2d2c.diagnostics.codes_export import EXPORT
 from r2d2c.diagnostics.codes_file import FILE
+from r2d2c.diagnostics.codes_generate import GENERATE
 from r2d2c.diagnostics.codes_goodness import GOODNESS
 from r2d2c.diagnostics.codes_growth import GROWTH
 from r2d2c.diagnostics.codes_hypernets import HYPERNETS
@@ -40,6 +41,7 @@ CATALOG: dict[str, Entry] = {
         GOODNESS,
         RULES,
         DATA,
+        GENERATE,
         SIZES,
         STATE,
         EXPORT,

@@ -11,7 +11,7 @@ import typer
 from r2d2c.cli.console import heading, print_json, print_table
 from r2d2c.cli.load import parse_file
 from r2d2c.cli.main import INTERRUPTED
-from r2d2c.cli.options import FormatOption, PluginOption, SetOption, training_backend
+from r2d2c.cli.options import DataOption, FormatOption, PluginOption, SetOption, training_backend
 from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
@@ -36,14 +36,7 @@ def command(
     seed: Annotated[
         int | None, typer.Option(min=0, help="The first seed.", show_default="the spec's")
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="Data, as `digits` or `csv:wine.csv`; else what the spec names. See `r2d2c data`.",
-            show_default=False,
-        ),
-    ] = None,
+    data: DataOption = None,
     out: Annotated[
         Path | None,
         typer.Option(

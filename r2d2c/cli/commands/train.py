@@ -13,6 +13,7 @@ from r2d2c.cli.load import parse_file
 from r2d2c.cli.main import INTERRUPTED
 from r2d2c.cli.options import (
     CreditOption,
+    DataOption,
     DepthOption,
     PluginOption,
     SetOption,
@@ -32,14 +33,7 @@ def command(
         Path | None,
         typer.Argument(metavar="SPEC", help="The spec; none with --resume.", show_default=False),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="Data, as `digits` or `csv:wine.csv`; else what the spec names. See `r2d2c data`.",
-            show_default=False,
-        ),
-    ] = None,
+    data: DataOption = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="DIR", help="The run's folder.", show_default="runs/NAME-NNN"),
