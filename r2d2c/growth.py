@@ -1,49 +1,23 @@
-"""How op graphs grow while they are trained: what the spec says of it, and formulas for what a node is worth."""
+"""How op graphs grow while they are trained: what the spec says of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
+from r2d2c.formulas import Formula, spell
 from r2d2c.source import Span
 
-if TYPE_CHECKING:
-    from r2d2c.opgraph import Ints
-
 Unit = Literal["epochs", "steps", "plateau"]
-Preference = Literal["any", "gradient"]
-# A number, one of `SCORES`, or a tuple: a sign or the name of a function, and its arguments.
-Formula = float | str | tuple[Any, ...]
-
+Preference = Literal["any", "gradient", "near"]
 SCORES: dict[str, str] = {
     "effect": "the standard deviation of the node's column, times the norm of its weights in the read-out",
     "magnitude": "the norm of the node's weights in the read-out",
     "taylor": "how much the loss would change, to first order, without the node's column",
+    "saliency": "the same as `effect`, of what the other columns cannot make up for (Optimal Brain Surgeon)",
+    "depth": "how many nodes the longest path to the node has, itself included",
+    "length": "how far the node's arguments lie from it, all together; it needs places",
     "age": "how many rounds of growth the node has lived through",
-}
-# What a formula may call, by numpy's names, with how many arguments each takes.
-FUNCTIONS: dict[str, tuple[str, int]] = {
-    "exp": ("exp", 1),
-    "log": ("log", 1),
-    "sqrt": ("sqrt", 1),
-    "abs": ("abs", 1),
-    "tanh": ("tanh", 1),
-    "square": ("square", 1),
-    "max": ("maximum", 2),
-    "min": ("minimum", 2),
-}
-# Signs between two; a comparison is 1 where it holds, else 0.
-OPERATORS: dict[str, str] = {
-    "+": "add",
-    "-": "subtract",
-    "*": "multiply",
-    "/": "divide",
-    "^": "power",
-    "<": "less",
-    ">": "greater",
-    "<=": "less_equal",
-    ">=": "greater_equal",
 }
 
 
@@ -62,23 +36,38 @@ class Every:
 class Growing:
     """How an op graph changes in training.
 
-    A round prunes first, then adds. prune, add: how many nodes at most. by: what a node is worth; the least goes.
-    whole: nodes that others read may go too, with all that depends on them. prefer: which columns new nodes read.
-    depth: the most nodes in a row. epochs: after so many of training the op graph stays as it is.
+    A round merges, prunes, splits and adds, in this order; the four say how many nodes at most. by: what a node is
+    worth; the least goes, and with `below` only what is worth less than that. compensate: the read-outs make up for
+    what goes. whole: nodes that others read may go too, with all that depends on them. prefer: which columns new
+    nodes read; reach: how far is near. wire: which columns a new node may read together, a formula of the places of
+    two (see `places.QUANTITIES`). depth: the most nodes in a row. epochs: after so many of training the op graph
+    stays as it is; settle: the last so many of these only merge and prune. frozen: names of nodes that stay as they
+    are, or `all` there are when a training begins.
     """
 
     every: Every
     add: int = 0
     prune: int = 0
+    split: int = 0
+    merge: int = 0
     by: Formula = "effect"
+    below: float | None = None
+    compensate: bool = False
     whole: bool = False
     prefer: Preference = "any"
+    reach: float = 1.0
+    wire: Formula | None = None
     depth: int | None = None
     epochs: int | None = None
+    settle: int = 0
+    frozen: tuple[str, ...] = ()
     origin: Span | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        parts = [f"prune {self.prune} by {spell(self.by)}"] if self.prune else []
+        below = "" if self.below is None else f" below {self.below:g}"
+        parts = [f"merge {self.merge}"] if self.merge else []
+        parts += [f"prune {self.prune} by {spell(self.by)}{below}"] if self.prune else []
+        parts += [f"split {self.split}"] if self.split else []
         parts += [f"add {self.add}"] if self.add else []
         return f"{self.every}: {', '.join(parts)}"
 
@@ -107,41 +96,3 @@ class OpGraph:
     names: tuple[str, ...] = ()
     node: str = ""
     origin: Span | None = None
-
-
-def reads(formula: Formula) -> set[str]:
-    """Which of `SCORES` a formula needs."""
-    if isinstance(formula, str):
-        return {formula}
-    if isinstance(formula, tuple):
-        return set().union(*map(reads, formula[1:]))
-    return set()
-
-
-def worth(formula: Formula, scores: Mapping[str, Ints]) -> Ints:
-    """A formula's value for every node. NaN and infinity come out as they do in numpy, without warnings."""
-    import numpy as np
-
-    def value(part: Formula) -> Any:
-        if isinstance(part, str):
-            return scores[part]
-        if isinstance(part, tuple):
-            head, *rest = part
-            found = getattr(np, FUNCTIONS[head][0] if head in FUNCTIONS else OPERATORS[head])(
-                *map(value, rest)
-            )
-            return np.asarray(found, np.float64)
-        return float(part)
-
-    with np.errstate(all="ignore"):
-        found: Ints = value(formula) + np.zeros(len(next(iter(scores.values()))))
-    return found
-
-
-def spell(formula: Formula) -> str:
-    """A formula as a spec has it."""
-    if not isinstance(formula, tuple):
-        return formula if isinstance(formula, str) else f"{formula:g}"
-    head, *rest = formula
-    shown = [spell(part) for part in rest]
-    return f"{head}({', '.join(shown)})" if head in FUNCTIONS else f"({shown[0]} {head} {shown[1]})"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from r2d2c.diagnostics import suggest
-from r2d2c.growth import FUNCTIONS, OPERATORS, SCORES, Every, Formula, Growing, Preference, Unit
+from r2d2c.formulas import Formula, reads
+from r2d2c.growth import SCORES, Every, Growing, Preference, Unit
+from r2d2c.resolve.formulas import read_formula
+from r2d2c.syntax.spec import GROW_SIZES
 
 if TYPE_CHECKING:
     from r2d2c.resolve.op_graphs import Reader
@@ -14,6 +17,18 @@ if TYPE_CHECKING:
 
 UNITS: tuple[str, ...] = get_args(Unit)
 PREFERENCES: tuple[str, ...] = get_args(Preference)
+# What a round may do, with the word for it; and which keys need one of these.
+DOES = (("add", "added"), ("prune", "pruned"), ("split", "split"), ("merge", "merged"))
+CHANGES = "`add`, `prune`, `split` and `merge`"
+NEEDS = (
+    ("by", ("prune",)),
+    ("below", ("prune",)),
+    ("compensate", ("prune",)),
+    ("whole", ("prune",)),
+    ("prefer", ("add",)),
+    ("wire", ("add",)),
+    ("settle", ("prune", "merge")),
+)
 
 
 def read_growing(reader: Reader, first: int, depth: int | None) -> Growing | None:
@@ -21,16 +36,84 @@ def read_growing(reader: Reader, first: int, depth: int | None) -> Growing | Non
     given = reader.syntax.grow
     if given is None:
         return None
+    name, span = reader.syntax.name, reader.syntax.span
     every = _every(reader, given.get("every"))
-    add, prune = (reader._size(key, given.get(key), 0) for key in ("add", "prune"))
-    epochs = reader._size("epochs", given.get("epochs"), 1) or None
-    by = _formula(reader, given["by"]) if "by" in given else "effect"
+    sizes = {key: reader._size(key, given.get(key), int(key in ("depth", "epochs"))) for key in GROW_SIZES}
+    sizes["depth"] = depth or 0
+    by = wire = None
+    if "by" in given:
+        by = _scores(reader, given["by"])
+    if "wire" in given:
+        from r2d2c.places import QUANTITIES
+
+        names, what = QUANTITIES, f"`wire` of `{name}`"
+        wire = read_formula(
+            reader.sink, given["wire"], names, code="E354", what=what, quantity="quantity of two places"
+        )
     prefer = _prefer(reader, given.get("prefer"))
-    _check_use(reader, add, prune, first)
-    if every is None or by is None:
+    below, reach = _number(reader, "below"), _number(reader, "reach")
+    frozen = _frozen(reader)
+    _check_use(reader, sizes, first)
+    if every is None or ("by" in given and by is None) or ("wire" in given and wire is None):
         return None
-    span = reader.syntax.span
-    return Growing(every, add, prune, by, reader.syntax.whole, prefer, depth, epochs, span)
+    return Growing(
+        every,
+        sizes["add"],
+        sizes["prune"],
+        sizes["split"],
+        sizes["merge"],
+        "effect" if by is None else by,
+        below,
+        "compensate" in reader.syntax.flags,
+        "whole" in reader.syntax.flags,
+        prefer,
+        1.0 if reach is None else reach,
+        wire,
+        depth,
+        sizes["epochs"] or None,
+        sizes["settle"],
+        frozen,
+        span,
+    )
+
+
+def _scores(reader: Reader, syntax: Syntax) -> Formula | None:
+    """What an op is worth; None after a diagnostic."""
+    what = f"`by` of `{reader.syntax.name}`"
+    found = read_formula(reader.sink, syntax, SCORES, code="E353", what=what, quantity="score of an op")
+    if found is not None and "length" in reads(found) and "places" not in reader.syntax.options:
+        message = f"{what} reads `length`, and the columns of `{reader.syntax.name}` have no places"
+        fix = "say where they are: `places: NAME`, of the section `places`"
+        reader.sink.report("E353", syntax.span(syntax.root), message, fix=fix)
+        return None
+    return found
+
+
+def _number(reader: Reader, key: str) -> float | None:
+    """A positive number of the spec; None where it is not there, or after a diagnostic."""
+    syntax = (reader.syntax.grow or {}).get(key)
+    if syntax is None:
+        return None
+    root = syntax.nodes[syntax.root]
+    if root.kind == "number" and isinstance(root.value, int | float) and root.value > 0:
+        return float(root.value)
+    span = syntax.span(syntax.root)
+    message = f"`{key}` of `{reader.syntax.name}` is a number above 0, not `{span.text}`"
+    reader.sink.report("E354", span, message, fix=f"write a number: `{key}: 0.5`")
+    return None
+
+
+def _frozen(reader: Reader) -> tuple[str, ...]:
+    """The names of ops that stay as they are, or `all`."""
+    found: list[str] = []
+    for syntax in reader.syntax.frozen:
+        root, span = syntax.nodes[syntax.root], syntax.span(syntax.root)
+        if root.kind == "name":
+            found.append(str(root.value))
+            continue
+        message = f"`frozen` of `{reader.syntax.name}` has names of ops, and this is `{span.text}`"
+        reader.sink.report("E354", span, message, fix="write names: `frozen: [o1, n17]`, or `[all]`")
+    return tuple(found)
 
 
 def _every(reader: Reader, syntax: Syntax | None) -> Every | None:
@@ -73,80 +156,49 @@ def _prefer(reader: Reader, syntax: Syntax | None) -> Preference:
     return name  # type: ignore[return-value]
 
 
-def _check_use(reader: Reader, add: int, prune: int, first: int) -> None:
-    """Refuse growth that does nothing, and the pruning of all there is."""
-    given, name = reader.syntax.grow or {}, reader.syntax.name
+def _check_use(reader: Reader, sizes: dict[str, int], first: int) -> None:
+    """Refuse growth that does nothing, keys that change nothing, and the pruning of all there is."""
+    syntax = reader.syntax
+    given, name = syntax.grow or {}, syntax.name
+    there = {*given, *syntax.flags}
 
     def place(key: str) -> Span:
-        return given[key].span(given[key].root)
+        return given[key].span(given[key].root) if key in given else syntax.span
 
-    if not {"add", "prune"} & given.keys():
-        message = f"`{name}` grows, and neither `add` nor `prune` says how"
-        reader.sink.report("E351", reader.syntax.span, message, fix="write `add: 8`, say")
+    if not there & {key for key, *_ in DOES}:
+        message = f"`{name}` grows, and none of {CHANGES} says how"
+        reader.sink.report("E351", syntax.span, message, fix="write `add: 8`, say")
         return
-    for key, needs, there in (("by", "prune", prune), ("prefer", "add", add)):
-        if key in given and not there:
-            message = f"`{key}` of `{name}` is for `{needs}`, and nothing is {'pruned' if prune == there else 'added'}"
-            reader.sink.report("E351", place(key), message, fix=f"remove `{key}`, or write `{needs}: 4`")
-    if reader.syntax.whole and not prune:
-        message = f"`whole` of `{name}` is for `prune`, and nothing is pruned"
-        reader.sink.report("E351", reader.syntax.span, message, fix="remove `whole`, or write `prune: 4`")
-    if prune and prune >= first:
+    done = {key for key, _ in DOES if sizes[key]}
+    for key, needs in NEEDS:
+        if key in there and not any(one in done for one in needs):
+            words = " or ".join(f"`{one}`" for one in needs)
+            nothing = " or ".join(dict(DOES)[one] for one in needs)
+            message = f"`{key}` of `{name}` is for {words}, and nothing is {nothing}"
+            reader.sink.report("E351", place(key), message, fix=f"remove `{key}`, or write `{needs[0]}: 4`")
+    near = given.get("prefer")
+    if "reach" in given and (near is None or near.nodes[near.root].value != "near"):
+        message = f"`reach` of `{name}` is for `prefer: near`"
+        reader.sink.report("E351", place("reach"), message, fix="remove `reach`, or write `prefer: near`")
+    if near is not None and near.nodes[near.root].value == "near" and "places" not in syntax.options:
+        _no_places(reader, place("prefer"), "`prefer: near`")
+    if "wire" in given and "places" not in syntax.options:
+        _no_places(reader, place("wire"), "`wire`")
+    if "settle" in given and sizes["epochs"] <= sizes["settle"]:
+        message = f"`settle` of `{name}` is a part of its `epochs`, the last {sizes['settle']} of them"
+        fix = f"say when growth ends: `epochs: {4 * max(sizes['settle'], 1)}`"
+        reader.sink.report("E351", place("settle"), message, fix=fix)
+    prune = sizes["prune"]
+    if prune and prune >= first and "below" not in given:
         begins = f"it begins with {first}" if first else "it begins with none"
         message = f"the first round of growth would prune {prune} ops of `{name}`, and {begins}"
         fix = f"prune fewer, or begin with more: `start: {2 * prune}`"
         reader.sink.report("E352", place("prune"), message, fix=fix)
 
 
-def _formula(reader: Reader, syntax: Syntax) -> Formula | None:
-    """What an op is worth; None after a diagnostic."""
-    found: list[Formula | None] = []
-    good = True
-    callees = {node.args[0] for node in syntax.nodes if node.kind == "call"}
-    for index, node in enumerate(syntax.nodes):
-        args = [found[place] for place in node.args]
-        made: Formula | None = None
-        message = fix = None
-        if node.kind == "number" and isinstance(node.value, int | float):
-            made = float(node.value)
-        elif node.kind == "name":
-            name = str(node.value)
-            if index in callees:
-                made = name
-                if name not in FUNCTIONS:
-                    message = f"`by` of `{reader.syntax.name}` calls `{name}`"
-                    fix = suggest(name, FUNCTIONS) or f"it may call {_shown(FUNCTIONS)}"
-            elif name in SCORES:
-                made = name
-            else:
-                message = f"`by` of `{reader.syntax.name}` reads `{name}`, which is no score of an op"
-                fix = suggest(name, SCORES) or f"the scores are {_shown(SCORES)}"
-        elif node.kind == "unary" and node.value == "-":
-            made = ("-", 0.0, *args)
-        elif node.kind == "unary" and node.value == "+":
-            made = args[0]
-        elif node.kind == "binary" and node.value in OPERATORS:
-            made = (node.value, *args)
-        elif node.kind == "call" and not node.keywords:
-            made = (args[0], *args[1:])
-            if args[0] in FUNCTIONS and len(args) - 1 != FUNCTIONS[str(args[0])][1]:
-                takes = _plural(FUNCTIONS[str(args[0])][1])
-                message = (
-                    f"`{args[0]}` takes {takes}, and `by` of `{reader.syntax.name}` gives it {len(args) - 1}"
-                )
-        else:
-            message = f"`by` of `{reader.syntax.name}` is a formula of scores, and this is `{syntax.span(index).text}`"
-            fix = f"the scores are {_shown(SCORES)}"
-        if message is not None and good:
-            reader.sink.report("E353", syntax.span(index), message, fix=fix)
-            good = False
-        found.append(made)
-    return found[syntax.root] if good else None
-
-
-def _plural(count: int) -> str:
-    return f"{count} argument" + "s" * (count != 1)
-
-
-def _shown(names: object) -> str:
-    return ", ".join(f"`{name}`" for name in names)  # type: ignore[attr-defined]
+def _no_places(reader: Reader, span: Span, what: str) -> None:
+    name = reader.syntax.name
+    message = f"{what} of `{name}` needs places, and its columns have none"
+    reader.sink.report(
+        "E351", span, message, fix="say where they are: `places: NAME`, of the section `places`"
+    )

@@ -179,18 +179,38 @@ class GrowModel(Model):
     )
     add: Expression | None = Field(None, description="How many random ops are added each time.")
     prune: Expression | None = Field(None, description="How many ops are removed each time.")
+    split: Expression | None = Field(None, description="How many ops are split in two each time.")
+    merge: Expression | None = Field(
+        None, description="How many ops at most are merged with one that computes the same each time."
+    )
     by: Expression | None = Field(
-        None, description="What an op is worth: `effect`, `magnitude`, `taylor`, or an expression of them."
+        None,
+        description="What an op is worth: `effect`, `saliency`, `magnitude`, `taylor`, or an expression of scores.",
+    )
+    below: Expression | None = Field(None, description="Only ops that are worth less are removed.")
+    compensate: Flag | None = Field(
+        None, description="Whether read-outs make up for what is removed, in least squares."
     )
     whole: Flag | None = Field(
         None,
         description="Whether an op that others use may go, with all that depends on it; else only leaves go.",
     )
     prefer: Expression | None = Field(
-        None, description="Which arguments new ops get: `any`, or `gradient`, where much is to gain."
+        None,
+        description="Which arguments new ops get: `any`, `gradient`, where much is to gain, or `near` in space.",
+    )
+    reach: Expression | None = Field(None, description="With `near`: how far is near.")
+    wire: Expression | None = Field(
+        None, description="Which columns a new op may read together, by their places: `distance < 2`."
+    )
+    frozen: list[Expression] | None = Field(
+        None, description="Ops that stay as they are, by name, or `all` that there are at first."
     )
     depth: Expression | None = Field(None, description="The most ops in a row.")
     epochs: Expression | None = Field(None, description="The epoch after which it stays as it is.")
+    settle: Expression | None = Field(
+        None, description="How many epochs before that nothing is added any more."
+    )
 
 
 class OpGraphModel(Model):
@@ -208,6 +228,7 @@ class OpGraphModel(Model):
         None,
         description="What is done to the value of an op: `batch` (over the batch, with running statistics) or `none`.",
     )
+    places: Expression | None = Field(None, description="Where its input columns are: the name of `places`.")
     grow: GrowModel | None = Field(None, description="How it changes while it is trained.")
     doc: Text | None = Field(None, description="What the op graph is for.")
 
@@ -295,6 +316,14 @@ SECTIONS: tuple[Section, ...] = (
         "Typed targets; they never reach inference.",
         one="target",
         record=sections.Port,
+        field="value",
+    ),
+    Section(
+        "places",
+        dict[NameKey, Expression],
+        "Sets of points in R^3, such as `grid(8, 8)`.",
+        one="set of places",
+        record=sections.Places,
         field="value",
     ),
     Section(

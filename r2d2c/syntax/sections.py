@@ -62,6 +62,13 @@ class Port(Named):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Places(Named):
+    """A set of points: ``grid(8, 8)``."""
+
+    value: YScalar
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Block(Named):
     """A block; its key is the signature, such as ``residual(x, width, rate=0.1)``."""
 
@@ -149,6 +156,7 @@ class OpGraph(Named):
     start: YScalar | None = None
     nodes: Mapping[str, YScalar] = field(default_factory=dict)
     normalise: YScalar | None = None
+    places: YScalar | None = None
     grow: Any = None
     doc: str | None = None
 
@@ -224,6 +232,7 @@ class Document(Record):
     imports: tuple[YScalar, ...] = ()
     inputs: tuple[Port, ...] = ()
     targets: tuple[Port, ...] = ()
+    places: tuple[Places, ...] = ()
     blocks: tuple[Block, ...] = ()
     hypernets: tuple[Hypernet, ...] = ()
     memories: tuple[Memory, ...] = ()
@@ -240,7 +249,7 @@ class Document(Record):
 SECTION_NAMES: tuple[str, ...] = tuple(f.name for f in fields(Document) if f.name not in ("span", "node"))
 # The sections that are maps, so that `--set train.epochs=3` may add one.
 MAP_SECTIONS: tuple[str, ...] = (
-    "dims", "inputs", "targets", "blocks", "hypernets", "memories", "op_graphs", "loops", "links", "losses", "outputs", "train",
+    "dims", "inputs", "targets", "places", "blocks", "hypernets", "memories", "op_graphs", "loops", "links", "losses", "outputs", "train",
 )  # fmt: skip
 
 # The maps whose keys are names with dots: `--set train.rates.encode.r=0.1` sets `encode.r` there.

@@ -20,8 +20,10 @@ from r2d2c.syntax.lexer import Region
 from r2d2c.syntax.sections import Document
 from r2d2c.syntax.yaml_tree import YScalar, yaml_comment_after
 
-OP_GRAPH_OPTIONS = ("start", "normalise")
-GROW_OPTIONS = ("every", "add", "prune", "by", "prefer", "depth", "epochs")
+OP_GRAPH_OPTIONS = ("start", "normalise", "places")
+GROW_SIZES = ("add", "prune", "split", "merge", "depth", "epochs", "settle")
+GROW_OPTIONS = ("every", *GROW_SIZES, "by", "below", "prefer", "reach", "wire")
+GROW_FLAGS = ("whole", "compensate")
 HYPERNET_OPTIONS = ("mode", "hidden", "act", "rank", "base", "chunks", "normalise")
 
 
@@ -97,7 +99,10 @@ class MemorySyntax:
 
 @dataclass(slots=True)
 class OpGraphSyntax:
-    """An op graph. ``options``: what has one expression, by key; ``grow`` the same of its growth, None without."""
+    """An op graph. ``options``: what has one expression, by key; ``grow`` the same of its growth, None without.
+
+    flags: those keys of its growth that say yes or no, and say yes. frozen: the names of ops that stay.
+    """
 
     name: str
     span: Span
@@ -106,7 +111,8 @@ class OpGraphSyntax:
     nodes: list[Named]
     options: dict[str, Syntax] = field(default_factory=dict)
     grow: dict[str, Syntax] | None = None
-    whole: bool = False
+    flags: frozenset[str] = frozenset()
+    frozen: tuple[Syntax, ...] = ()
 
 
 @dataclass(slots=True)
@@ -153,6 +159,7 @@ class Spec:
     dims: list[Named] = field(default_factory=list)
     inputs: list[Named] = field(default_factory=list)
     targets: list[Named] = field(default_factory=list)
+    places: list[Named] = field(default_factory=list)
     blocks: list[BlockSyntax] = field(default_factory=list)
     hypernets: list[HypernetSyntax] = field(default_factory=list)
     memories: list[MemorySyntax] = field(default_factory=list)
@@ -305,8 +312,12 @@ def _parse_op_graphs(document: Document, sink: Sink) -> list[OpGraphSyntax]:
         options = _options(graph, OP_GRAPH_OPTIONS, sink)
         if capacity is None or None in ops or any(entry.syntax is None for entry in nodes):
             continue
-        whole = bool(graph.grow is not None and graph.grow.whole)
-        found.append(OpGraphSyntax(graph.name, graph.key.span, capacity, ops, nodes, options, grow, whole))
+        flags = frozenset(flag for flag in GROW_FLAGS if graph.grow is not None and getattr(graph.grow, flag))
+        held = () if graph.grow is None else graph.grow.frozen or ()
+        frozen = tuple(syntax for name in held if (syntax := parse_scalar(name, parse_expression, sink)))
+        found.append(
+            OpGraphSyntax(graph.name, graph.key.span, capacity, ops, nodes, options, grow, flags, frozen)
+        )
     return found
 
 
@@ -341,6 +352,7 @@ def parse_spec(document: Document, sink: Sink) -> Spec:
         spec.dims.append(Named(dim.name, dim.key.span, value))
     spec.inputs = many(document.inputs, "value", parse_type)
     spec.targets = many(document.targets, "value", parse_type)
+    spec.places = many(document.places, "value", parse_expression)
     spec.blocks = parse_blocks(document, sink)
     spec.hypernets = _parse_hypernets(document, sink)
     spec.memories = _parse_memories(document, sink)

@@ -19,7 +19,8 @@ import numpy as np
 from r2d2c import driver
 from r2d2c.diagnostics import CompileError, Diagnostic, Sink
 from r2d2c.driver import Checked
-from r2d2c.growth import OpGraph, reads, worth
+from r2d2c.formulas import evaluate, reads
+from r2d2c.growth import OpGraph
 from r2d2c.mutate import Limits, mutate
 from r2d2c.mutation_choice import Bias, Draw, additions, generator, prunes
 from r2d2c.mutations import Add, Mutation, MutationError, Prune, to_json
@@ -231,7 +232,8 @@ def measure(trainer: Trainer) -> float:
     """The monitored value on validation data, as the model is just now."""
     validation = trainer.data.validation
     assert validation is not None
-    return trainer._monitored(trainer._record("validation", trainer._measure(validation)))
+    found = trainer.judge.measure(validation)
+    return trainer.judge.value(trainer.judge.record("validation", found, trainer.epoch + 1))
 
 
 def mutable(model: Model) -> dict[str, OpGraph]:
@@ -259,11 +261,11 @@ def choose(trainer: Trainer, candidate: Candidate) -> dict[str, list[Mutation]]:
     by = growing.by if growing is not None else "effect"
     prefer = growing is not None and growing.prefer == "gradient"
     watch = Watch(trainer.model, graph)
-    seen = watch.look(trainer._sample(), slopes=prefer or "taylor" in reads(by))
+    seen = watch.look(trainer.sample(), slopes=prefer or "taylor" in reads(by))
     gone: list[Prune] = []
     if prune > 0:
         weights = [growth._readout(reader.weight, reader.offset, graph) for reader in graph.readers]
-        marks = worth(by, scores(before, seen, weights, candidate.generation))
+        marks = evaluate(by, scores(before, seen, weights, candidate.generation))
         whole = growing is not None and growing.whole
         gone = prunes(before, marks * random.exponential(size=len(marks)), prune, leaves=not whole)
     after = mutate(before, gone).topology
@@ -283,7 +285,12 @@ def begin(place: Place, stopped: Event) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    _here[:] = [(Maker(place), stopped)]
+    if not stopped.is_set():
+        _here[:] = [(Maker(place), stopped)]
+
+
+def ready() -> None:
+    """A job of nothing: a process that is given it starts."""
 
 
 def work(job: Job) -> Result | None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from r2d2c.formulas import evaluate, reads, spell
 from r2d2c.graph import walk
-from r2d2c.growth import Growing, OpGraph, reads, spell, worth
+from r2d2c.growth import Growing, OpGraph
 from r2d2c.lower.init import seed_of
 from r2d2c.mutate import Change, Limits, Mutated, mutate
 from r2d2c.mutation_choice import Bias, Draw, additions, generator, prunes
@@ -197,7 +198,7 @@ class Growth:
         least = min(growing.prune, before.count - 1)
         if least > 0:
             weights = [self._readout(reader.weight, reader.offset, graph) for reader in graph.readers]
-            marked = worth(growing.by, scores(before, seen, weights, at))
+            marked = evaluate(growing.by, scores(before, seen, weights, at))
             gone = prunes(before, marked, least, leaves=not growing.whole)
             found += gone
             marks = {prune.name: float(marked[before.rows[prune.name]]) for prune in gone}

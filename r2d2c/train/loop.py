@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,14 @@ from r2d2c.diagnostics import Sink
 from r2d2c.train.checkpoint import Checkpoint, pack_rng, unpack_rng
 from r2d2c.train.chunks import learn_batch
 from r2d2c.train.data import BoundData, Loader, stable_seed
-from r2d2c.train.data.bind import Split, TableSplit
+from r2d2c.train.data.bind import TableSplit
 from r2d2c.train.events import Callbacks, EpochInfo, Progress, Start, StepInfo
 from r2d2c.train.growth import Growth
 from r2d2c.train.guard import check_losses, check_parameters
 from r2d2c.train.interrupt import Interrupted, Request, catching
+from r2d2c.train.judge import Judge
 from r2d2c.train.measure import (
     Batch,
-    Measurement,
     Spread,
     Sums,
     Width,
@@ -31,7 +31,7 @@ from r2d2c.train.measure import (
 )
 from r2d2c.train.refuse import refuse
 from r2d2c.train.run_folder import RunFolder
-from r2d2c.train.settings import TOTAL, Monitor, Settings
+from r2d2c.train.settings import Settings
 from r2d2c.train.stepper import Stepper
 from r2d2c.train.weights import load_weights
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 SHOW_EVERY = 0.1  # seconds between two looks at the losses: each waits for the device
 DRAW_EVERY = 60.0  # seconds between two drawings of the curves
-SAMPLE = 1024  # training samples that metrics are measured on where there is no validation split
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +83,11 @@ class Trainer:
             rates=settings.rates,
         )
         self.stepper.set_schedule(settings.schedule, settings.epochs, self._batches())
-        sample = self._sample if isinstance(data.train, TableSplit) else None
+        self.judge = Judge(model, settings, data, self.loader, self.limits.limit_batches, self.sink)
+        sample = self.sample if isinstance(data.train, TableSplit) else None
         self.growth = Growth(model, self.stepper, run, sample)
         self.sums = Sums(self.losses, self.device)
         self.spread = Spread(model)
-        self.monitor = self._monitor()
         self.epoch = self.batch = self.batches = self.lines = 0
         self.seconds = 0.0
         self.best: dict[str, Any] | None = None
@@ -102,21 +101,6 @@ class Trainer:
         """Batches of one epoch, if that is known."""
         count, limit = self.loader.count, self.limits.limit_batches
         return count if limit is None else limit if count is None else min(count, limit)
-
-    def _monitor(self) -> Monitor:
-        """The monitor; without a validation split, the training loss."""
-        wanted = self.settings.monitor
-        if self.data.validation is not None or wanted.kind != "metrics":
-            return wanted
-        if wanted.given:
-            self.sink.report(
-                "W547",
-                wanted.span,
-                f"{self.data.name} has no validation split to monitor `{wanted.name}` on",
-                "the training loss decides",
-                fix="hold out a share of the training data: --set train.split=0.1",
-            )
-        return Monitor("total", TOTAL)
 
     # -- running
     def run(self, resume: Checkpoint | None = None) -> None:
@@ -223,6 +207,10 @@ class Trainer:
             raise Interrupted(self.run_folder.path, self.epoch + (self.batch > 0), self.batch)
 
     # -- measuring
+    def sample(self) -> list[Batch]:
+        """Some batches of training data; see `Judge.sample`."""
+        return self.judge.sample(self.epoch)
+
     def _end_epoch(self) -> None:
         losses = self.sums.means()
         train: dict[str, Any] = {
@@ -232,7 +220,7 @@ class Trainer:
             "loss": weighted(self.model, losses),
             "losses": losses,
         }
-        sample = self._sample()
+        sample = self.sample()
         if self.data.validation is None and self.settings.metrics and isinstance(self.data.train, TableSplit):
             found = measure(self.model, sample, self.settings.metrics, losses=False)
             train |= {"metrics": found.metrics, "metrics_on": found.samples}
@@ -249,11 +237,12 @@ class Trainer:
         }
         validation = None
         if self.data.validation is not None:
-            validation = self._record("validation", self._measure(self.data.validation))
-        value = self._monitored(validation or train)
-        better = self._improves(value)
+            found = self.judge.measure(self.data.validation)
+            validation = self.judge.record("validation", found, self.epoch + 1)
+        value = self.judge.value(validation or train)
+        better = self.judge.improves(value, None if self.best is None else self.best["value"])
         if better:
-            self.best = {"value": value, "epoch": self.epoch + 1, "monitor": self.monitor.name}
+            self.best = {"value": value, "epoch": self.epoch + 1, "monitor": self.judge.monitor.name}
         self.stepper.after_epoch()
         self.growth.after_epoch(better)
         self._append(*([train] if validation is None else [train, validation]))
@@ -263,50 +252,6 @@ class Trainer:
         self.callbacks("on_epoch", EpochInfo(self.epoch, train, validation, better))
         self._tell_warnings()
         self._draw_sometimes()
-
-    def _measure(self, split: Split) -> Measurement:
-        batches: Iterator[Batch] = iter(split.loader(self.settings.batch_size).epoch(0))
-        return measure(self.model, self._limited(batches), self.settings.metrics)
-
-    def _limited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for number, batch in enumerate(batches):
-            if self.limits.limit_batches is not None and number >= self.limits.limit_batches:
-                return
-            yield batch
-
-    def _sample(self) -> list[Batch]:
-        """Some batches of training data, the same every time; of a stream only the first."""
-        assert self.data.train is not None
-        if not isinstance(self.data.train, TableSplit):
-            return [next(iter(self.loader.epoch(self.epoch)))]
-        found: list[Batch] = []
-        size = min(self.settings.batch_size, SAMPLE)
-        for batch in self.data.train.loader(size, seed=self.settings.seed, shuffle=True).epoch(-1):
-            found.append(batch)
-            if sum(map(size_of, found)) >= SAMPLE:
-                break
-        return found
-
-    def _record(self, split: str, found: Measurement) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch + (split != "test"),
-            "split": split,
-            "loss": weighted(self.model, found.losses),
-            "losses": found.losses,
-            "metrics": found.metrics,
-            "samples": found.samples,
-        }
-
-    def _monitored(self, record: Mapping[str, Any]) -> float:
-        name = self.monitor.name
-        value = record["loss"] if self.monitor.kind == "total" else record[self.monitor.kind][name]
-        return float(value)
-
-    def _improves(self, value: float) -> bool:
-        if value != value:
-            return False
-        old = self.best["value"] if self.best is not None else None
-        return old is None or (value > old if self.monitor.better == "higher" else value < old)
 
     def _warn_of_collapse(self, spread: Mapping[str, Width]) -> None:
         for name, width in spread.items():
@@ -332,7 +277,8 @@ class Trainer:
             if which == "best":
                 last = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 load_weights(self.model, self.run_folder.load("best").model)
-            test = self._record("test", self._measure(self.data.test)) | {"checkpoint": which}
+            test = self.judge.record("test", self.judge.measure(self.data.test), self.epoch)
+            test["checkpoint"] = which
             if last is not None:
                 load_weights(self.model, last)
             self._append(test)

@@ -17,7 +17,8 @@ import torch
 
 import r2d2c
 from r2d2c.diagnostics import CompileError, Sink
-from r2d2c.growth import Every, Growing, worth
+from r2d2c.formulas import evaluate
+from r2d2c.growth import Every, Growing
 from r2d2c.model import Model
 from r2d2c.mutate import Add, Mutated, Prune, mutate
 from r2d2c.mutations import MutationError
@@ -471,7 +472,7 @@ def test_the_least_worth_goes(folder: Path, tmp_path: Path, whole: Path) -> None
     model, growth = trainer.model, trainer.growth
     topology = growth.topology("layer")
     hand = ByHand(to_data(topology), model)
-    x = torch.cat([given["x"] for given in trainer._sample()])
+    x = torch.cat([given["x"] for given in trainer.sample()])
     with torch.no_grad():
         parts = {}
         for name, (row, _, _) in hand.nodes.items():
@@ -482,7 +483,7 @@ def test_the_least_worth_goes(folder: Path, tmp_path: Path, whole: Path) -> None
     leaves = {
         name: worth for name, worth in parts.items() if not (topology.args == 4 + topology.rows[name]).any()
     }
-    done = growth.round("layer", trainer._sample(), epoch=1, step=4)
+    done = growth.round("layer", trainer.sample(), epoch=1, step=4)
     assert done is not None
     gone = [step["name"] for step in log_of(tmp_path / "run")[-1]["do"] if step["do"] == "prune"]
     assert gone[0] == min(leaves, key=leaves.__getitem__)
@@ -497,7 +498,7 @@ def test_formulas() -> None:
     model = Model(checked)
     growing = Growth(model, _NoOptimizer(), _NoRun()).growing["layer"]
     assert (growing.every, growing.whole, growing.prefer) == (Every("epochs", 1), True, "gradient")
-    found = worth(growing.by, given)
+    found = evaluate(growing.by, given)
     assert found[0] == 1.0 + 3 - 1
     assert found[1] == pytest.approx(4 / 9 - 2)
     assert np.isnan(found[2])

@@ -21,6 +21,7 @@ LAYERS = (
         "r2d2c.hypernets",
         "r2d2c.sizes",
         "r2d2c.pause",
+        "r2d2c.formulas",
         "r2d2c.growth",
         "r2d2c.opgraph",
         "r2d2c.mutations",
