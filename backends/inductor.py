@@ -16,6 +16,7 @@ from torch.fx.passes.split_module import split_module
 
 from r2d2c.backend import Backend
 from r2d2c.lower.graphs import Lowered, LoweredVisit, accumulate
+from r2d2c.lower.loops import LoopCall
 from r2d2c.model import Model
 from r2d2c.ops import functions
 
@@ -60,7 +61,9 @@ def _visit(model: Model, visit: LoweredVisit) -> Callable[..., tuple[Any, ...]]:
 def _keep_eager(graph: fx.Graph) -> None:
     """Let dynamo stop at op graphs: what they compute is in a table that changes, and their engine compiles nothing."""
     for node in graph.nodes:
-        if node.op == "call_function" and getattr(node.target, "__module__", "") == _OP_GRAPHS:
+        if isinstance(node.target, LoopCall):
+            _keep_eager(node.target.fx)
+        elif node.op == "call_function" and getattr(node.target, "__module__", "") == _OP_GRAPHS:
             node.target = torch.compiler.disable(node.target)
 
 

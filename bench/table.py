@@ -124,6 +124,19 @@ def _op_graphs() -> Iterator[Benchmark]:
         yield Benchmark(f"peak memory of an {name}", "40 MB", "opgraph.memory", limit, 1.0, CPU)
     planned = {"nodes": 5_000, "seconds": 0.01}
     yield Benchmark("planning an op graph of 5,000 ops", "10 ms", "opgraph.planning", planned, 1.0, CPU)
+    changed = {"nodes": 5_000, "seconds": 0.01}
+    yield Benchmark("a mutation of an op graph of 5,000 ops", "10 ms", "evolve.mutation", changed, 1.0, CPU)
+    yield Benchmark(
+        "a mutation of an op graph of 1,000 ops",
+        "a training step of the same",
+        "evolve.recompilation",
+        {"nodes": 1_000},
+        1.0,
+        CPU,
+    )
+    searched = {"workers": 2, "samples": 60_000, "epochs": 2}
+    name = "`evolve` in 2 processes, by the clock"
+    yield Benchmark(name, "in one", "evolve.processes", searched, 0.555, CPU)
     large = {"nodes": 100_000, "seconds": 10.0}
     yield Benchmark("planning and running 100,000 ops", "10 s", "opgraph.large", large, 1.0, CPU)
 
@@ -293,6 +306,15 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         1.1,
         CPU,
     ),
+    Benchmark(
+        "writing a checkpoint, MLP 2×256, Fashion-MNIST",
+        "an epoch",
+        "training_rows.checkpoint",
+        {},
+        0.02,
+        CPU,
+    ),
+    Benchmark("resuming a run, until its first batch", "a fresh start", "training_rows.resume", {}, 1.2, CPU),
     Benchmark("`r2d2c --help`", TORCH, "startup.help_page", {}, 0.25, CPU),
     Benchmark("`r2d2c check` of a syntax error", TORCH, "startup.syntax_error", {}, 0.25, CPU),
     Benchmark(
@@ -337,5 +359,12 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         {"statements": 100_000, "before": 50_000},
         2.3,
         CPU,
+    ),
+    Benchmark(
+        "8 tasks in a chain, in two processes, an epoch by the clock",
+        "one process on one core",
+        "processes.tasks",
+        target=0.67,
+        devices=CPU,
     ),
 )

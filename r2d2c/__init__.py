@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from r2d2c.model import Model, Step, Trace
     from r2d2c.train.api import evaluate, predict, train
     from r2d2c.train.compare import Comparison, compare
+    from r2d2c.train.events import Callback
     from r2d2c.train.evolve import Ensemble, Evolution, evolve
     from r2d2c.train.generate import generate
+    from r2d2c.train.pack import pack
     from r2d2c.train.run import Run, open_run
+    from r2d2c.train.sweep import Sweep, sweep
 
 # Names are imported when they are used: `import r2d2c` and a spec with a mistake must not pay for torch.
 _WHERE = {
+    "Callback": "train.events",
     "Checked": "driver",
     "Comparison": "train.compare",
     "CompileError": "diagnostics",
@@ -29,6 +33,7 @@ _WHERE = {
     "Model": "model",
     "Run": "train.run",
     "Step": "model",
+    "Sweep": "train.sweep",
     "Trace": "model",
     "compare": "train.compare",
     "compile": "api",
@@ -39,9 +44,12 @@ _WHERE = {
     "load": "api",
     "loads": "api",
     "open_run": "train.run",
+    "pack": "train.pack",
     "predict": "train.api",
+    "sweep": "train.sweep",
 }
 __all__ = [
+    "Callback",
     "Checked",
     "Comparison",
     "CompileError",
@@ -51,6 +59,7 @@ __all__ = [
     "Model",
     "Run",
     "Step",
+    "Sweep",
     "Trace",
     "compare",
     "compile",
@@ -61,7 +70,9 @@ __all__ = [
     "load",
     "loads",
     "open_run",
+    "pack",
     "predict",
+    "sweep",
     "train",
 ]
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from r2d2c.credit.record import CreditRule
@@ -15,6 +15,7 @@ from r2d2c.draw_bodies import SILENT, Body, op_name, plain_type, shorten
 from r2d2c.draw_credit import add_credit
 from r2d2c.draw_loops import draw_flat_loop
 from r2d2c.draw_memories import state_names
+from r2d2c.draw_places import placed_values
 from r2d2c.graph import RESET, Graph, Link, Node, Region, Value
 from r2d2c.regions import homes
 
@@ -62,7 +63,10 @@ class Arrow:
 
 @dataclass(slots=True)
 class Picture:
-    """What is drawn, before any format. ``legend``: the links' rules with their colours."""
+    """What is drawn, before any format. ``legend``: the links' rules with their colours.
+
+    places: the sets of places that the units of nodes are at.
+    """
 
     title: str
     shapes: dict[str, Shape] = field(default_factory=dict)
@@ -70,6 +74,14 @@ class Picture:
     groups: dict[str, str] = field(default_factory=dict)
     parents: dict[str, str | None] = field(default_factory=dict)
     legend: list[tuple[str, str]] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
+
+    def put(self, key: str | None, name: str) -> None:
+        """Say that the units of a node are at a set of places."""
+        if key in self.shapes and key not in self.places:
+            shape = self.shapes[key]
+            self.shapes[key] = replace(shape, lines=(*shape.lines, f"at {name}"))
+            self.places[key] = name
 
     def add(self, key: str, kind: Kind, lines: Iterable[str], group: str | None = None) -> str:
         self.shapes[key] = Shape(key, kind, tuple(line for line in lines if line), group)
@@ -113,6 +125,7 @@ class _Tasks:
         self.out = Picture(graph.name)
         # Where a value of the main region is shown.
         self.shown: dict[Value, str] = {}
+        self.boxes: dict[Value, str] = {}
         self.targets = set(graph.targets)
         self.links = {(link.target, link.port): link for link in graph.links}
 
@@ -150,6 +163,8 @@ class _Tasks:
             if start is not None:
                 out.connect(start, key)
         self._trained()
+        for value, name in placed_values(graph).items():
+            out.put(self.boxes.get(value) or self.shown.get(value), name)
         out.legend = [
             (str(name), self._colour(name))
             for name in dict.fromkeys(link.credit.rule for link in graph.links)
@@ -172,6 +187,7 @@ class _Tasks:
             self._into(key, call, position, label)
 
         boxes = Body(self.out, self.graph, region, task, task, kind, into, memories=self.memories).draw()
+        self.boxes |= boxes
         for position, port in enumerate(region.outputs):
             self.shown[Value(call.id, position)] = boxes[port.value]
 
@@ -312,6 +328,8 @@ def picture_of_nodes(graph: Graph, spec: Mapping[str, object] | None = None) -> 
         key = out.add(f"output {port.name}", "output", [port.name])
         if port.value in given or port.value.node in shown:
             out.connect(given.get(port.value) or shown[port.value.node], key)
+    for value, name in placed_values(graph).items():
+        out.put(shown.get(value.node), name)
     return out
 
 

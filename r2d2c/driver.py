@@ -9,6 +9,7 @@ from pathlib import Path
 from r2d2c.credit.record import CreditRule
 from r2d2c.diagnostics import CompileError, Diagnostic, Sink
 from r2d2c.graph import Graph
+from r2d2c.opkinds import OpKind
 from r2d2c.ops.record import Op
 from r2d2c.ops.registry import Ops
 from r2d2c.pause import paused_collector
@@ -28,6 +29,14 @@ class Checked:
     folder: Path = field(default_factory=Path)
     settings: tuple[str, ...] = ()
     rules: tuple[CreditRule, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Checked {self.name}: {len(self.graph.tasks)} tasks>"
+
+    def _repr_html_(self) -> str:
+        from r2d2c.html import model_html
+
+        return model_html(self, "spec")
 
     @property
     def name(self) -> str:
@@ -55,7 +64,7 @@ def check_source(
     *,
     folder: Path | None = None,
     settings: Sequence[str] = (),
-    ops: Iterable[Op] = (),
+    ops: Iterable[Op | OpKind] = (),
     rules: Iterable[CreditRule] = (),
     seed: int | None = None,
     warnings_are_errors: bool = False,

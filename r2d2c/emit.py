@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.fx as fx
 
-from r2d2c import emit_op_graphs, emit_state
+from r2d2c import emit_op_graphs, emit_state, emit_storage
 from r2d2c.diagnostics import Sink
 from r2d2c.emit_loops import Loops, loop_calls, passed_on, said_of, usual_values
-from r2d2c.graph import Argument, Storage
+from r2d2c.graph import Argument
 from r2d2c.lower.graphs import LoweredVisit, TrainingLowering, accumulate, lower_forward, lower_inference
-from r2d2c.lower.init import draw_of, seed_of, shape_of
 from r2d2c.lower.loops import LoopCall
 from r2d2c.ops import functions
 
@@ -160,7 +159,8 @@ def emit_python(model: Model) -> str:
     if called:
         helpers += [f"\n{inspect.getsource(function)}" for function in called]
         imports.insert(0, "from typing import Any\n")
-    helpers += [*emit_op_graphs.helpers([*every, *inner]), *loops.helpers(), *written]
+    helpers += emit_storage.helpers(graph)
+    helpers += [*emit_op_graphs.helpers([*every, *inner], ops.kinds.values()), *loops.helpers(), *written]
     own = loops.imports()
     imports += own[-1:] if own and "torch" in own[-1] else []
     if loops.halts:
@@ -181,7 +181,7 @@ def emit_python(model: Model) -> str:
         helpers="\n".join(helpers).strip("\n") + "\n",
         name=_class_name(spec.name),
         summary=(document.doc or spec.name).strip().splitlines()[0].replace('"', "'"),
-        parameters=_parameters(model, random or len(passes) > 1),
+        parameters=emit_storage.statements(model, random or len(passes) > 1),
     )
     return head + "\n" + body.rstrip("\n") + "\n"
 
@@ -311,29 +311,6 @@ def _version() -> str:
 
 def _class_name(name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in re.split(r"\W+|_", name) if part) or "Model"
-
-
-def _parameters(model: Model, random: bool) -> str:
-    seed = model.graph.seed
-    lines = [f"        self.seed, self.step = {seed}, 0"] if random else []
-    lines += [f"        {_parameter(row, seed)}" for row in model._training_graph.storage.values()]
-    return "\n".join(lines or ["        pass"])
-
-
-def _parameter(row: Storage, seed: int) -> str:
-    assert row.type is not None
-    if row.init.kind == "topology":
-        return emit_op_graphs.parameter(row, seed)
-    draw, shape = draw_of(row), shape_of(row)
-    dtype = "" if row.type.dtype == "f32" else f", {_dtype(row.type.dtype)}"
-    kind = "" if row.kind == "param" else f', "{row.kind}"'
-    return f'put(self, "{row.name}", make({shape}, "{draw.kind}", {draw.value!r}, {seed_of(seed, row.name)}{dtype}){kind})'
-
-
-def _dtype(name: str) -> str:
-    from r2d2c.lower.builder import TORCH_DTYPES
-
-    return str(TORCH_DTYPES[name])
 
 
 def _dictionary(names: list[str], values: list[str]) -> str:

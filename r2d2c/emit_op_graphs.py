@@ -6,6 +6,7 @@ The function takes an op at a time, so that it can be read, and is slower than t
 from __future__ import annotations
 
 import ast
+import copy
 import textwrap
 from collections.abc import Iterable
 
@@ -13,7 +14,9 @@ import torch.fx as fx
 
 from r2d2c.graph import Storage
 from r2d2c.lower.init import initial
-from r2d2c.opgraph import FREE, NUMBER, OP_KINDS
+from r2d2c.opgraph import FREE, NUMBER
+from r2d2c.opkind_formulas import LETTERS, value_tree
+from r2d2c.opkinds import OpKind, number_of
 from r2d2c.ops.op_graph import EPS, MOMENTUM
 
 ENGINE = "r2d2c.lower.opgraph_call"
@@ -22,9 +25,9 @@ _REST = {"kind": FREE, "args": NUMBER, "number": FREE}
 
 _HELPER = '''
 # What the ops of op graphs compute, by their kinds.
-OPS = (
+OPS = {
 {ops}
-)
+}
 
 
 def padded(rows, shape, rest, dtype=torch.float32):
@@ -69,6 +72,16 @@ def op_graph(x, numbers, kind, args, mean=None, variance=None, learning=False):
     return (found, means, variances) if learning else found
 
 
+def op_graph_layer(x, numbers, kind, args):
+    """The same, normalised over all ops that there are, sample by sample; others read them as they are."""
+    found = op_graph(x, numbers, kind, args)
+    live = (kind >= 0).nonzero().flatten() + x.shape[-1]
+    if not len(live):
+        return found
+    values = torch.nn.functional.layer_norm(found.index_select(-1, live), (len(live),), eps={eps})
+    return found.index_copy(-1, live, values)
+
+
 def op_graph_normalised(x, numbers, kind, args, mean, variance):
     """The same by the running statistics."""
     return op_graph(x, numbers, kind, args, mean, variance)
@@ -80,13 +93,13 @@ def op_graph_learning(x, numbers, kind, args, mean, variance):
 '''
 
 
-def helpers(graphs: Iterable[fx.Graph]) -> list[str]:
-    """The functions that the file needs, if it has an op graph."""
+def helpers(graphs: Iterable[fx.Graph], kinds: Iterable[OpKind]) -> list[str]:
+    """The functions that the file needs, if it has an op graph. kinds: those that its ops may be of."""
     if not any(getattr(n.target, "__module__", None) == ENGINE for graph in graphs for n in graph.nodes):
         return []
     ops = "\n".join(
-        f"    lambda {', '.join('abc'[: kind.arity])}: {_torch(kind.formula)},  # {kind.name}"
-        for kind in OP_KINDS
+        f"    {number_of(kind)}: lambda {', '.join(LETTERS[: kind.arity])}: {_torch(kind.formula)},  # {kind.name}"
+        for kind in kinds
     )
     return [_HELPER.replace("{ops}", ops).replace("{momentum}", repr(MOMENTUM)).replace("{eps}", repr(EPS))]
 
@@ -104,12 +117,16 @@ class _Torch(ast.NodeTransformer):
             loose: ast.cmpop = ast.GtE() if name == "maximum" else ast.LtE()
             sign = strict if isinstance(second, ast.Constant) else loose
             args, name = [ast.Compare(first, [sign], [second]), first, second], "where"
+        elif name == "where" and all(isinstance(arg, ast.Constant) for arg in args[1:]):
+            # Two numbers have no type.
+            like = ast.Attribute(ast.Name("torch", ast.Load()), "full_like", ast.Load())
+            args[1] = ast.Call(like, [ast.Name("a", ast.Load()), args[1]], [])
         function = ast.Attribute(ast.Name("torch", ast.Load()), name, ast.Load())
         return ast.Call(function, args, [])
 
 
 def _torch(formula: str) -> str:
-    return ast.unparse(_Torch().visit(ast.parse(formula, mode="eval").body))
+    return ast.unparse(_Torch().visit(copy.deepcopy(value_tree(formula))))
 
 
 def parameter(row: Storage, seed: int) -> str:

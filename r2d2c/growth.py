@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from r2d2c.formulas import Formula, spell
 from r2d2c.source import Span
 
+if TYPE_CHECKING:
+    from r2d2c.places import Placing
+
 Unit = Literal["epochs", "steps", "plateau"]
-Preference = Literal["any", "gradient", "near"]
+Preference = Literal["any", "gradient", "near", "shallow"]
 SCORES: dict[str, str] = {
     "effect": "the standard deviation of the node's column, times the norm of its weights in the read-out",
     "magnitude": "the norm of the node's weights in the read-out",
@@ -38,9 +41,9 @@ class Growing:
 
     A round merges, prunes, splits and adds, in this order; the four say how many nodes at most. by: what a node is
     worth; the least goes, and with `below` only what is worth less than that. compensate: the read-outs make up for
-    what goes. whole: nodes that others read may go too, with all that depends on them. prefer: which columns new
-    nodes read; reach: how far is near. wire: which columns a new node may read together, a formula of the places of
-    two (see `places.QUANTITIES`). depth: the most nodes in a row. epochs: after so many of training the op graph
+    what goes. refit: before all that they go to where the loss is least. whole: nodes that others read may go too, with all that depends on them. prefer: which columns new
+    nodes read; reach: how far is near. wire: must hold from the place of every column that a new
+    node reads to that of the node (see `places.QUANTITIES`, `op_places`). depth: the most nodes in a row. epochs: after so many of training the op graph
     stays as it is; settle: the last so many of these only merge and prune. frozen: names of nodes that stay as they
     are, or `all` there are when a training begins.
     """
@@ -53,6 +56,7 @@ class Growing:
     by: Formula = "effect"
     below: float | None = None
     compensate: bool = False
+    refit: bool = False
     whole: bool = False
     prefer: Preference = "any"
     reach: float = 1.0
@@ -74,17 +78,22 @@ class Growing:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A linear that reads the columns of an op graph: its weight [out, in], and where in `in` the columns begin."""
+    """A linear that reads the columns of an op graph: its weight [out, in], and where in `in` the columns begin.
+
+    bias: of its own, [out]; None where there is none, or another linear has it too.
+    """
 
     weight: str
     offset: int = 0
+    bias: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OpGraph:
     """An op graph of a model: the instance `name`, whose storage is `node.numbers`, `node.kind`, ….
 
-    readers: the linears that read its columns. names: of the explicit nodes, by their numbers. node: the id of its node, whose first output are the columns.
+    readers: the linears that read its columns. names: of the explicit nodes, by their numbers. node: the id of its node, whose first output are the columns. places:
+    where its input columns are.
     """
 
     name: str
@@ -96,3 +105,4 @@ class OpGraph:
     names: tuple[str, ...] = ()
     node: str = ""
     origin: Span | None = None
+    places: Placing | None = None

@@ -34,7 +34,10 @@ from r2d2c.lower.graphs import (
     lower_forward,
     lower_inference,
 )
-from r2d2c.lower.init import Rng, initial
+from r2d2c.lower.init import initial
+from r2d2c.lower.processes import learn_together
+from r2d2c.lower.rows import Share, drawing
+from r2d2c.lower.scaling import Scaler
 from r2d2c.passes.inline import inference_graph
 from r2d2c.passes.pipeline import PREPARE, run_passes
 from r2d2c.passes.training import training_graph
@@ -100,7 +103,12 @@ class Model(torch.nn.Module):
         self._spec = checked
         self._backend_name = find_backend(backend).name
         self._step = 0
+        # Which rows of a batch that several processes learn together; None: all.
+        self._share: Share | None = None
         self._float = torch.float32
+        # Those of a training: see `r2d2c.train.precision`.
+        self._precision = "f32"
+        self._scaler: Scaler | None = None
         self._plan = plan_state(checked.graph)
         with paused_collector():
             for name, row in self._storage.items():
@@ -130,6 +138,15 @@ class Model(torch.nn.Module):
     @property
     def _backend(self) -> Backend:
         return find_backend(self._backend_name)
+
+    def __repr__(self) -> str:
+        count = sum(parameter.numel() for parameter in self.parameters())
+        return f"<Model {self._spec.name}: {len(self.graph.tasks)} tasks, {count:,} parameters>"
+
+    def _repr_html_(self) -> str:
+        from r2d2c.html import model_html
+
+        return model_html(self._spec)
 
     @property
     def spec(self) -> Checked:
@@ -246,7 +263,10 @@ class Model(torch.nn.Module):
                 raise TypeError(f"the backend `{self._backend.name}` is for inference only")
             graph = self._training_graph_without(skip) if skip else self._training_graph
             with paused_collector():
-                lowered = TrainingLowering(graph, self._spec.ops, self._float).visits(outputs)
+                # Backwards that are written out would leave parameters gradients of as few bits as their products.
+                plain = self._precision == "f32"
+                lowering = TrainingLowering(graph, self._spec.ops, self._float, plain, self._scaler)
+                lowered = lowering.visits(outputs)
             last = {value: k for k, visit in enumerate(lowered) for value in visit.reads}
             keep = set(self._result_values(outputs))
             made = []
@@ -276,7 +296,8 @@ class Model(torch.nn.Module):
         batch = self._check_batch(batch, graph)
         for port in graph.body.inputs:
             slots[port.value] = batch[port.name]
-        rng, visits = Rng(graph.seed, self._step), self._visits(outputs)
+        visits = self._visits(outputs)
+        rng, around = drawing(self._share, graph, self._step, self._compiled)
         # As `self._step += 1`, without the search through all kinds of attributes that nn.Module makes of it.
         self.__dict__["_step"] += 1
         for visit in visits:
@@ -289,10 +310,10 @@ class Model(torch.nn.Module):
             if lowered.arguments:
                 arguments.extend(numbers[name] for name in lowered.arguments)
             try:
-                if torch.is_grad_enabled():
+                if torch.is_grad_enabled() and around is None:
                     results = visit.run(*arguments)
                 else:
-                    with torch.enable_grad():
+                    with torch.enable_grad(), around or torch.enable_grad():
                         results = visit.run(*arguments)
             except RuntimeError as error:
                 self._explain(batch, graph, error)
@@ -330,11 +351,16 @@ class Model(torch.nn.Module):
             ) from error
 
     def learn(self, **batch: Any) -> Step:
-        """One learning pass: adds to every ``.grad`` as the wiring says, as ``backward()`` does."""
+        """One learning pass: adds to every ``.grad`` as the wiring says, as ``backward()`` does.
+
+        Under torch.distributed each process gives its rows of a batch, and the gradients (and losses) of all of them are
+        those of the whole batch.
+        """
         slots: dict[Value, Any] = {}
         losses: Tensors = {}
-        for result in self._run(batch, slots, True):
-            losses.update(result.losses)
+        with learn_together(self, batch, losses):
+            for result in self._run(batch, slots, True):
+                losses.update(result.losses)
         graph = self._training_graph
         shown = [port for port in graph.body.outputs if port.name not in graph.hidden]
         outputs = {port.name: slots[port.value].detach() for port in shown}

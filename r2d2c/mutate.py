@@ -6,6 +6,7 @@ per node. Rows never move, so what a batch does not name keeps its bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +16,7 @@ from r2d2c.mutate_checks import (
     check_alive,
     check_kind,
     check_name,
+    check_place,
     constant,
     downstream,
     find_column,
@@ -35,7 +37,8 @@ from r2d2c.mutations import (
     Widen,
     refuse,
 )
-from r2d2c.opgraph import ARGUMENTS, ARITY, FREE, NUMBER, OP_KINDS, Ints, Topology, depths
+from r2d2c.opgraph import ARGUMENTS, FREE, NUMBER, Ints, Topology, depths
+from r2d2c.opkinds import kind_of
 
 __all__ = [
     "Add",
@@ -140,6 +143,7 @@ class _Work:
     numbers: dict[int, tuple[float, ...]] = field(default_factory=dict)
     mix: dict[int, dict[int, float]] = field(default_factory=dict)
     places: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    where: Ints | None = None
     depth: Ints | None = None
     free: list[int] | None = None
 
@@ -148,6 +152,7 @@ class _Work:
         self.inputs, self.next = old.inputs, old.next
         self.kind, self.args, self.born = old.kind.copy(), old.args.copy(), old.born.copy()
         self.names, self.rows = list(old.names), old.rows
+        self.where = None if old.places is None else old.places.copy()
 
     @property
     def count(self) -> int:
@@ -189,6 +194,8 @@ class _Work:
             for arg in new.args
         ]
         check_alive(new)
+        if self.where is not None:
+            check_place(new)
         self.place_node(new.name, kind, columns, at, limits)
         row = self.rows[new.name]
         self.source[row] = -1
@@ -196,6 +203,8 @@ class _Work:
         self.numbers[row] = tuple(0.0 if isinstance(arg, str) else float(arg) for arg in new.args)
         if new.place is not None:
             self.places[row] = new.place
+            if self.where is not None:
+                self.where[row] = new.place
 
     def place_node(self, name: str, kind: int, columns: Sequence[int], at: int, limits: Limits) -> None:
         """Write a node into the first free row."""
@@ -259,6 +268,8 @@ class _Work:
             self.args[row] = NUMBER
             self.born[row] = 0
             self.names[row] = None
+            if self.where is not None:
+                self.where[row] = 0
             del self.rows[name]
             self.source[row] = -1
             self.mix[row] = {}
@@ -269,7 +280,7 @@ class _Work:
 
     def split(self, old: Split, at: int, limits: Limits) -> None:
         row = self.row(old.name)
-        arity = int(ARITY[self.kind[row]])
+        arity = kind_of(self.kind[row]).arity
         if not (self.args[row, :arity] == NUMBER).any():
             same = f"`{old.name}` has no number of its own: its two halves would stay the same"
             refuse("same", same, name=old.name, remedy="split a node with a trainable number")
@@ -289,6 +300,8 @@ class _Work:
             self.numbers[new] = self.numbers[row]
         if row in self.places:
             self.places[new] = self.places[row]
+        if self.where is not None:
+            self.where[new] = self.where[row]
         mix = self.mixed(row)
         self.mix[new] = {column: weight * old.share for column, weight in mix.items() if old.share}
         if old.share:
@@ -303,16 +316,23 @@ class _Work:
             refuse("same", f"`{pair.name}` cannot be merged with itself", name=pair.name)
         if row in downstream(self.args, self.inputs, [gone]):
             refuse("cycle", f"`{pair.name}` reads `{pair.gone}`, so it would read itself", name=pair.name)
+        if not math.isfinite(pair.scale):
+            refuse("scale", f"`{pair.gone}` cannot be {pair.scale} times `{pair.name}`", name=pair.gone)
         mix = dict(self.mixed(row))
         for column, weight in self.mixed(gone).items():
-            mix[column] = mix.get(column, 0.0) + weight
+            mix[column] = mix.get(column, 0.0) + weight * pair.scale
         readers = np.flatnonzero((self.args == self.inputs + gone).any(1))
+        if len(readers) and pair.scale != 1:
+            times = (
+                f"`{pair.gone}` is {pair.scale} times `{pair.name}`, and `{self.names[readers[0]]}` reads it"
+            )
+            refuse("read", times, name=pair.gone, remedy="merge only leaves by a factor")
         for reader in readers:
             args = self.args[reader]
             args[args == self.inputs + gone] = self.inputs + row
             name = self.names[reader]
             assert name is not None
-            kind = OP_KINDS[self.kind[reader]]
+            kind = kind_of(self.kind[reader])
             if constant(kind.name, pattern(args[: kind.arity].tolist())):
                 dead = f"`{name}` reads both `{pair.name}` and `{pair.gone}`, merged it would be constant"
                 refuse("dead", dead, name=name, remedy=f"prune `{name}` first")
@@ -337,6 +357,8 @@ class _Work:
         self.args = np.concatenate([self.args, np.full((more, ARGUMENTS), NUMBER, self.args.dtype)])
         self.born = np.concatenate([self.born, np.zeros(more, self.born.dtype)])
         self.names += [None] * more
+        if self.where is not None:
+            self.where = np.concatenate([self.where, np.zeros((more, 3), self.where.dtype)])
         self.depth = self.free = None
 
     def topology(self) -> Topology:
@@ -348,6 +370,7 @@ class _Work:
             born=self.born,
             names=tuple(self.names),
             next=self.next,
+            places=self.where,
         )
 
     def change(self, before: Topology) -> Change:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from types import CodeType
 
 import numpy as np
 
 from r2d2c.mutations import ANY_NAME, INPUT_NAME, NODE_NAME, Add, refuse
-from r2d2c.opgraph import ARGUMENTS, FREE, KINDS, NUMBER, OP_KINDS, Ints, Topology, depths, empty, used
+from r2d2c.opgraph import ARGUMENTS, KINDS, NUMBER, Ints, Topology, depths, empty, per_kind, used
+from r2d2c.opkind_formulas import evaluate as formula_value
+from r2d2c.opkinds import UnknownKindError, kind_of
 
 _SAMPLES = 256
 
@@ -32,7 +33,7 @@ def check_kind(new: Add) -> int:
         known = ", ".join(KINDS)
         refuse("kind", f"`{new.name}`: there is no op `{new.kind}`", name=new.name, remedy=f"ops: {known}")
     index = KINDS[new.kind]
-    arity = OP_KINDS[index].arity
+    arity = kind_of(index).arity
     if len(new.args) != arity:
         takes = f"`{new.kind}` takes {arity} argument{'s' if arity > 1 else ''}, not {len(new.args)}"
         refuse("arity", f"`{new.name}`: {takes}", name=new.name)
@@ -40,6 +41,15 @@ def check_kind(new: Add) -> int:
         if not isinstance(arg, str) and not math.isfinite(arg):
             refuse("number", f"`{new.name}`: a number starts at {arg}", name=new.name)
     return index
+
+
+def check_place(new: Add) -> None:
+    """Refuse a new node without a place, where all others have one."""
+    place = new.place
+    if place is None or len(place) != 3 or not all(map(math.isfinite, place)):
+        nowhere = f"`{new.name}` has {'no place' if place is None else f'the place {place}'}"
+        remedy = "give it one, of three finite numbers: `op_places.above` of what it reads"
+        refuse("place", f"{nowhere}, and the nodes of this op graph have some", name=new.name, remedy=remedy)
 
 
 def check_alive(new: Add) -> None:
@@ -70,12 +80,17 @@ def _labels(args: Sequence[str | float]) -> tuple[str | float, ...]:
     )
 
 
-@lru_cache(1024)
 def constant(kind: str, args: tuple[str | float, ...]) -> bool:
     """Whether an op of these arguments (equal letters: the same column) has one value, whatever the columns hold.
 
     Found by trying columns of all magnitudes, so it holds for every op there will be.
     """
+    return _constant(KINDS[kind], kind, args)
+
+
+@lru_cache(1024)
+def _constant(number: int, kind: str, args: tuple[str | float, ...]) -> bool:
+    """number: what the name means just now."""
     columns = dict(zip("abc", _tries(), strict=True))
     given = [columns[arg] if isinstance(arg, str) else np.full(_SAMPLES, arg) for arg in args]
     with np.errstate(all="ignore"):
@@ -91,26 +106,24 @@ def _tries() -> Ints:
     return tries
 
 
-@lru_cache(64)
 def commutes(kind: str) -> bool:
     """Whether an op of two arguments has the same value when they change places."""
+    return _commutes(KINDS[kind], kind)
+
+
+@lru_cache(64)
+def _commutes(number: int, kind: str) -> bool:
+    """number: what the name means just now."""
     first, second = np.random.default_rng(1).normal(size=(2, _SAMPLES))
-    return OP_KINDS[KINDS[kind]].arity == 2 and np.array_equal(
+    return kind_of(number).arity == 2 and np.array_equal(
         evaluate(kind, [first, second]), evaluate(kind, [second, first])
     )
 
 
 def evaluate(kind: str, args: Sequence[Ints]) -> Ints:
     """An op's values, in numpy and in the precision of its arguments."""
-    code = _code(OP_KINDS[KINDS[kind]].formula)
-    functions = {name: getattr(np, name) for name in code.co_names if name not in "abc"}
-    found: Ints = eval(code, {"__builtins__": {}} | functions, dict(zip("abc", args, strict=False)))
-    return found
-
-
-@lru_cache(64)
-def _code(formula: str) -> CodeType:
-    return compile(formula, "<formula>", "eval")
+    formula = kind_of(KINDS[kind]).formula
+    return np.broadcast_to(formula_value(formula, dict(zip("abc", args, strict=False))), np.shape(args[0]))
 
 
 def downstream(args: Ints, inputs: int, rows: Iterable[int], most: int | None = None) -> list[int]:
@@ -192,7 +205,9 @@ def problems(topology: Topology) -> list[str]:
     live, capacity = topology.live, topology.capacity
     if topology.args.shape != (capacity, ARGUMENTS) or len(topology.names) != capacity:
         return ["the table's arrays are not of one length"]
-    if (topology.kind < FREE).any() or (topology.kind >= len(OP_KINDS)).any():
+    try:
+        per_kind(topology.kind, lambda kind: kind.arity)
+    except UnknownKindError:
         return ["a kind is no op"]
     if (topology.args < NUMBER).any() or (topology.args >= topology.columns).any():
         return ["an argument is no column"]

@@ -7,16 +7,20 @@ goes on after a stop chooses the same.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from r2d2c.formulas import Formula
 from r2d2c.mutate_checks import commutes, downstream, is_constant
 from r2d2c.mutations import Add, Limits, Prune, refuse
+from r2d2c.op_places import AXES, Space, above
 from r2d2c.opgraph import KINDS, NUMBER, OP_KINDS, Ints, Topology, depths
+from r2d2c.opkinds import kind_of
 
 _TRIES = 20
-_ADDABLE = tuple(kind for kind in KINDS if kind != "identity")
+_ADDABLE = tuple(kind.name for kind in OP_KINDS if kind.drawn)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,15 +28,17 @@ class Bias:
     """What random additions lean to. All arrays have an entry (or row) per column: inputs, then node rows.
 
     usable: columns that may be read (a column that is always the same should not be). scores: columns are drawn in
-    proportion to them, the size of their gradient, say. places: coordinates, f64[columns, n]; further arguments are
-    drawn in proportion to exp(-d² / (2 reach²)) of their distance d to the first, and are other columns than that;
-    the new node lies in the middle of what it reads.
+    proportion to them, the size of their gradient, say. places: coordinates, f64[columns, 3]; the new node lies above
+    the middle of what it reads (see `op_places`). reach: further arguments are drawn in proportion to
+    exp(-d² / (2 reach²)) of their distance d to the first, and are other columns than that. wire: a formula of
+    `places.QUANTITIES` that must hold from every column that a node reads to the node.
     """
 
     usable: Ints | None = None
     scores: Ints | None = None
     places: Ints | None = None
-    reach: float = 1.0
+    reach: float | None = None
+    wire: Formula | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +65,19 @@ def additions(
     draw: Draw | None = None,
     *,
     limits: Limits | None = None,
+    accept: Callable[[Add], bool] | None = None,
 ) -> list[Add]:
     """Random new nodes that read columns there are now; none is constant or computes what another one does.
 
-    Fewer than `count` where there is no room, a limit is reached, or 20 tries found nothing new. Raises
-    `MutationError` (`nan`) for scores that are no numbers, and (`kind`) for unknown ops.
+    accept: what else is asked of one. Fewer than `count` where there is no room, a limit is reached, or 20 tries found
+    nothing new. Raises `MutationError` (`nan`) for scores that are no numbers, and (`kind`) for unknown ops.
     """
     draw, limits = draw or Draw(), limits or Limits()
     for kind in draw.kinds:
         if kind not in KINDS:
             refuse("kind", f"there is no op `{kind}`", remedy=f"ops: {', '.join(KINDS)}")
     weights = _weights(topology, draw.bias, limits)
+    space = _space(topology, draw.bias)
     room = topology.capacity - topology.count
     if limits.nodes is not None:
         room = min(room, limits.nodes - topology.count)
@@ -80,14 +88,18 @@ def additions(
     for _ in range(max(0, min(count, room))):
         for _ in range(_TRIES):
             kind = draw.kinds[random.integers(len(draw.kinds))]
-            columns = _arguments(OP_KINDS[KINDS[kind]].arity, weights, random, draw)
+            columns = _arguments(kind_of(KINDS[kind]).arity, weights, random, draw, space)
+            if columns is None:
+                continue
             new = Add(
                 f"n{topology.next + len(found)}",
                 kind,
                 tuple(_start(random) if column == NUMBER else _name(topology, column) for column in columns),
-                _middle(columns, draw.bias.places),
+                None if space is None else above(columns, space.places),
             )
-            if not is_constant(new) and _is_new(topology, kind, columns, taken):
+            if is_constant(new) or (accept is not None and not accept(new)):
+                continue
+            if _is_new(topology, kind, columns, taken):
                 found.append(new)
                 break
     return found
@@ -112,25 +124,35 @@ def _weights(topology: Topology, bias: Bias, limits: Limits) -> Ints:
     return weights / weights.max() if weights.any() else weights
 
 
-def _arguments(arity: int, weights: Ints, random: np.random.Generator, draw: Draw) -> list[int]:
-    """Columns, or NUMBER, for one op; at least one is a column."""
+def _space(topology: Topology, bias: Bias) -> Space | None:
+    if bias.places is None:
+        return None
+    places = np.asarray(bias.places, np.float64)
+    if places.shape != (topology.columns, AXES):
+        shape = f"places of columns have the shape {list(places.shape)}, not {[topology.columns, AXES]}"
+        refuse("shape", shape)
+    return Space(places, topology.inputs, bias.reach, bias.wire)
+
+
+def _arguments(
+    arity: int, weights: Ints, random: np.random.Generator, draw: Draw, space: Space | None
+) -> list[int] | None:
+    """Columns, or NUMBER, for one op; at least one is a column. None where no further column fits the first."""
     own = random.random(arity) < draw.number
     own[random.integers(arity)] = False
     columns: list[int] = []
-    places, first = draw.bias.places, None
+    chosen: list[int] = []
+    reads = arity - int(own.sum())
     for is_own in own.tolist():
         if is_own:
             columns.append(NUMBER)
             continue
-        near = weights
-        if places is not None and first is not None:
-            distance = np.square(places - places[first]).sum(1)
-            near = weights * np.exp(-distance / (2 * draw.bias.reach**2))
-            near[first] = 0
-            near = near if near.any() else weights
-        total = np.cumsum(near)
+        left = weights if space is None else space.weights(weights, chosen, len(chosen) + 1 < reads)
+        total = np.cumsum(left)
+        if not total[-1] > 0:
+            return None
         column = int(np.searchsorted(total, random.random() * total[-1], side="right"))
-        first = column if first is None else first
+        chosen.append(column)
         columns.append(column)
     return columns
 
@@ -142,9 +164,11 @@ def _is_new(
     if NUMBER in columns:
         return True
     orders = {tuple(columns)} | ({(columns[1], columns[0])} if commutes(kind) else set())
-    same = topology.kind == KINDS[kind]
     for order in orders:
-        if (kind, order) in taken or (same & (topology.args[:, : len(order)] == order).all(1)).any():
+        # Few nodes have this first argument, and only these are looked at.
+        rows = np.flatnonzero(topology.args[:, 0] == order[0])
+        rows = rows[topology.kind[rows] == KINDS[kind]]
+        if (kind, order) in taken or (topology.args[rows, : len(order)] == order).all(1).any():
             return False
     taken.update((kind, order) for order in orders)
     return True
@@ -159,13 +183,6 @@ def _name(topology: Topology, column: int) -> str:
     return f"x{column}" if column < topology.inputs else str(topology.names[column - topology.inputs])
 
 
-def _middle(columns: list[int], places: Ints | None) -> tuple[float, ...] | None:
-    if places is None:
-        return None
-    middle: list[float] = np.mean(places[[column for column in columns if column != NUMBER]], axis=0).tolist()
-    return tuple(middle)
-
-
 def prunes(
     topology: Topology,
     scores: Ints,
@@ -174,8 +191,12 @@ def prunes(
     leaves: bool = True,
     frozen: frozenset[str] = frozenset(),
     least: int = 1,
+    below: float | None = None,
+    ties: Ints | None = None,
 ) -> list[Prune]:
-    """The nodes that matter least, f64[capacity] says how much each matters; equal ones by their rows.
+    """The nodes that matter least, f64[capacity] says how much each matters; equal ones by `ties`, then their rows.
+
+    below: only nodes that matter less. ties: f64[capacity], the least first.
 
     leaves: only nodes that no other reads, where one that was read only by pruned nodes counts as a leaf. Otherwise
     a node goes with all that depends on it, unless that would be more than `count` nodes together, or a frozen one.
@@ -186,34 +207,37 @@ def prunes(
         left = f"pruning {count} of {topology.count} nodes would leave fewer than {least}"
         refuse("empty", left, remedy="prune fewer, or add some first")
     held = {row for name, row in topology.rows.items() if name in frozen}
-    return (_leaves if leaves else _branches)(topology, scores, count, held)
+    if below is not None:
+        held.update(np.flatnonzero(topology.live & (scores >= below)).tolist())
+    ties = np.zeros(topology.capacity) if ties is None else ties
+    return (_leaves if leaves else _branches)(topology, scores, ties, count, held)
 
 
-def _leaves(topology: Topology, scores: Ints, count: int, held: set[int]) -> list[Prune]:
+def _leaves(topology: Topology, scores: Ints, ties: Ints, count: int, held: set[int]) -> list[Prune]:
     reads = topology.args - topology.inputs
     read = np.bincount(reads[reads >= 0], minlength=topology.capacity)
     heap = [
-        (float(scores[row]), row)
+        (float(scores[row]), float(ties[row]), row)
         for row in np.flatnonzero(topology.live & (read == 0)).tolist()
         if row not in held
     ]
     heapq.heapify(heap)
     found: list[Prune] = []
     while heap and len(found) < count:
-        _, row = heapq.heappop(heap)
+        *_, row = heapq.heappop(heap)
         found.append(Prune(str(topology.names[row])))
         for node in reads[row][reads[row] >= 0].tolist():
             read[node] -= 1
             if not read[node] and node not in held:
-                heapq.heappush(heap, (float(scores[node]), node))
+                heapq.heappush(heap, (float(scores[node]), float(ties[node]), node))
     return found
 
 
-def _branches(topology: Topology, scores: Ints, count: int, held: set[int]) -> list[Prune]:
+def _branches(topology: Topology, scores: Ints, ties: Ints, count: int, held: set[int]) -> list[Prune]:
     rows = np.flatnonzero(topology.live)
     gone: set[int] = set()
     found: list[Prune] = []
-    for row in rows[np.argsort(scores[rows], kind="stable")].tolist():
+    for row in rows[np.lexsort((ties[rows], scores[rows]))].tolist():
         if len(gone) >= count:
             break
         if row in gone:

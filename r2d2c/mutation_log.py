@@ -12,11 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from r2d2c.mutate import mutate
 from r2d2c.mutations import Mutation, MutationError, from_json, refuse, to_json
-from r2d2c.opgraph import KINDS, Topology
+from r2d2c.opgraph import Topology, per_kind
 
 FORMAT = 1
 
@@ -32,12 +30,14 @@ class Replayed:
 
 def digest(topology: Topology) -> str:
     """A checksum of a table: equal tables have equal ones, also where ops were registered in another order."""
-    codes = np.array([zlib.crc32(name.encode()) for name in KINDS] + [0], np.int64)
+    codes = per_kind(topology.kind, lambda kind: zlib.crc32(kind.name.encode()))
     total = zlib.crc32(f"{topology.inputs} {topology.capacity} {topology.next}".encode())
-    total = zlib.crc32(codes[topology.kind].astype("<i8").tobytes(), total)
+    total = zlib.crc32(codes.astype("<i8").tobytes(), total)
     total = zlib.crc32(topology.args.astype("<i4").tobytes(), total)
     total = zlib.crc32(topology.born.astype("<i4").tobytes(), total)
     total = zlib.crc32("\n".join(name or "" for name in topology.names).encode(), total)
+    if topology.places is not None:
+        total = zlib.crc32(topology.places.astype("<f4").tobytes(), total)
     return f"{total:08x}"
 
 

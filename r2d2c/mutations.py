@@ -64,15 +64,22 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """The end of the node `gone`: what read it reads `name`, which also gets its weights in the read-out."""
+    """The end of the node `gone`: what read it reads `name`, which also gets its weights in the read-out.
+
+    scale: how many times the value of `name` the value of `gone` was; with another than 1 nothing may read it.
+    """
 
     name: str
     gone: str
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Freeze:
-    """From now on the node's numbers and its column of the read-out stay as they are, and it is not pruned."""
+    """From now on the node's numbers and running statistics stay as they are, and it is neither pruned nor merged away.
+
+    Its column of the read-out is trained as before: what is new must be able to read it.
+    """
 
     name: str
 

@@ -7,6 +7,7 @@ capacity, so that a mutation edits rows and nothing around the op graph changes 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,68 +15,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from r2d2c.opkinds import ARGUMENTS, FREE, KINDS, OP_KINDS, OpKind, kind_of
+
 Ints = npt.NDArray[Any]
-ARGUMENTS = 3  # the most that an op has
-FREE = -1  # the kind of a row that no node has
-NUMBER = -1  # the argument that is the node's own trainable number (or that the op does not have)
-
-
-@dataclass(frozen=True, slots=True)
-class OpKind:
-    """An op on scalars: its value and its gradients, each written once, for numpy and for torch.
-
-    formula: the value v, from the arguments a, b and c. gradients: what an argument gets from the gradient g of the
-    value; they may use a, b, c, v, and the gradients of the arguments before (da, db). Functions are those that numpy
-    and torch share under one name.
-    """
-
-    name: str
-    arity: int
-    formula: str
-    gradients: tuple[str, ...]
-    doc: str
-
-
-# Of arguments that are equal, `max` and `min` take the first. sigmoid(b) is written with tanh, which never overflows.
-_GATE = "(0.5 * tanh(0.5 * b) + 0.5)"
-OP_KINDS: tuple[OpKind, ...] = (
-    OpKind("identity", 1, "a", ("g",), "the argument"),
-    OpKind("add", 2, "a + b", ("g", "g"), "the sum"),
-    OpKind("sub", 2, "a - b", ("g", "-g"), "the difference"),
-    OpKind("mul", 2, "a * b", ("g * b", "g * a"), "the product"),
-    OpKind(
-        "div",
-        2,
-        "a / (1 + abs(b))",
-        ("g / (1 + abs(b))", "-da * v * sign(b)"),
-        "a safe quotient: a / (1 + |b|)",
-    ),
-    OpKind("max", 2, "maximum(a, b)", ("g * (a >= b)", "g - da"), "the larger"),
-    OpKind("min", 2, "minimum(a, b)", ("g * (a <= b)", "g - da"), "the smaller"),
-    OpKind("gauss", 2, "exp(-square(a - b))", ("(b - a) * v * g * 2", "-da"), "how near: exp(-(a - b)²)"),
-    OpKind(
-        "gated", 2, f"a * {_GATE}", (f"g * {_GATE}", "(g - da) * v"), "a let through by b: a · sigmoid(b)"
-    ),
-    OpKind("sin", 1, "sin(a)", ("g * cos(a)",), "the sine"),
-    OpKind("cos", 1, "cos(a)", ("-g * sin(a)",), "the cosine"),
-    OpKind("tanh", 1, "tanh(a)", ("g - g * square(v)",), "the hyperbolic tangent"),
-    OpKind("relu", 1, "maximum(a, 0)", ("g * (a > 0)",), "the positive part"),
-    OpKind("abs", 1, "abs(a)", ("g * sign(a)",), "the absolute value"),
-    OpKind("square", 1, "square(a)", ("a * g * 2",), "the square"),
-    OpKind("multiply_add", 3, "a * b + c", ("g * b", "g * a", "g"), "a product and a sum: a · b + c"),
-)
-KINDS: dict[str, int] = {kind.name: index for index, kind in enumerate(OP_KINDS)}
 ARITY: Ints = np.array([kind.arity for kind in OP_KINDS], np.int16)
+NUMBER = -1  # the argument that is the node's own trainable number (or that the op does not have)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Topology:
     """The table of an op graph's nodes; rows without a node are free. Arrays are never written in place.
 
-    kind: i16[capacity], an index into OP_KINDS, or FREE. args: i32[capacity, 3], a column (0 … inputs-1: an input;
-    inputs + k: the node of row k), or NUMBER: the node's own number at this place, or no argument at all. born:
-    i32[capacity], the count of mutations at the node's birth. names: by row, None where it is free; never used again
-    after a node's end. next: the number in the next node's name.
+    kind: i32[capacity], the number of a kind (see `opkinds`), or FREE. args: i32[capacity, 3], a column (0 … inputs-1:
+    an input; inputs + k: the node of row k), or NUMBER: the node's own number at this place, or no argument at all.
+    born: i32[capacity], the count of mutations at the node's birth. names: by row, None where it is free; never used
+    again after a node's end. next: the number in the next node's name. places: f32[capacity, 3], where each node is, zeros in
+    free rows; None where the op graph has no places (see `op_places`).
     """
 
     inputs: int
@@ -84,6 +39,7 @@ class Topology:
     born: Ints
     names: tuple[str | None, ...]
     next: int = 0
+    places: Ints | None = None
 
     @property
     def capacity(self) -> int:
@@ -114,7 +70,7 @@ def empty(inputs: int, capacity: int) -> Topology:
     """An op graph without nodes."""
     return Topology(
         inputs,
-        np.full(capacity, FREE, np.int16),
+        np.full(capacity, FREE, np.int32),
         np.full((capacity, ARGUMENTS), NUMBER, np.int32),
         np.zeros(capacity, np.int32),
         (None,) * capacity,
@@ -123,9 +79,22 @@ def empty(inputs: int, capacity: int) -> Topology:
 
 def used(topology: Topology) -> Ints:
     """bool[capacity, 3]: the arguments that the nodes' ops have."""
-    arity = np.where(topology.live, ARITY[topology.kind], 0)
-    found: Ints = np.arange(ARGUMENTS) < arity[:, None]
+    found: Ints = np.arange(ARGUMENTS) < arities(topology.kind)[:, None]
     return found
+
+
+def per_kind(kinds: Ints, value: Callable[[OpKind], int], free: int = 0) -> Ints:
+    """i64: a number of each kind, for a table of kinds; ``free`` where it has none. Raises `UnknownKindError`."""
+    numbers, places = np.unique(kinds, return_inverse=True)
+    found = [free if number == FREE else value(kind_of(number)) for number in numbers.tolist()]
+    return np.array(found, np.int64)[places.reshape(kinds.shape)]
+
+
+def arities(kinds: Ints) -> Ints:
+    """i64: how many arguments each op of a table of kinds has; 0 where there is none. Raises `UnknownKindError`."""
+    if kinds.size and (kinds.max() >= len(OP_KINDS) or kinds.min() < FREE):
+        return per_kind(kinds, lambda kind: kind.arity)
+    return np.append(ARITY, 0)[kinds].astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +102,7 @@ class Level:
     """Nodes whose arguments all lie in levels before. They are computed together, a call per kind.
 
     start, stop: their rows of the buffer. gather: i64, the buffer's rows that they read: kind by kind, and of a kind
-    all first arguments, then all second ones. groups: by kind, (index into OP_KINDS, how many nodes).
+    all first arguments, then all second ones. groups: by kind, (its number, how many nodes).
     """
 
     start: int
@@ -192,7 +161,10 @@ def depths(topology: Topology) -> Ints:
 
 
 def plan(topology: Topology) -> Schedule:
-    """The order of computation. ValueError: nodes in a cycle, or that read a free row (`depths` tells which)."""
+    """The order of computation.
+
+    Raises ValueError for nodes in a cycle or that read a free row (`depths` tells which), and `UnknownKindError`.
+    """
     inputs, capacity = topology.inputs, topology.capacity
     depth = depths(topology)
     if (depth < 0).any():
@@ -200,7 +172,8 @@ def plan(topology: Topology) -> Schedule:
         raise ValueError(
             f"op graph: {topology.names[row]} reads itself, through other nodes or not, or a free row"
         )
-    key = depth.astype(np.int64) * len(OP_KINDS) + topology.kind
+    width = int(topology.kind.max(initial=0)) + 1
+    key = depth.astype(np.int64) * width + topology.kind
     nodes = np.flatnonzero(topology.live)
     nodes = nodes[np.argsort(key[nodes], kind="stable")]
     reads = used(topology)
@@ -220,8 +193,8 @@ def plan(topology: Topology) -> Schedule:
     ranks = np.repeat(np.arange(len(firsts)), sizes)[:, None] * ARGUMENTS + np.arange(ARGUMENTS)
     kept = reads[nodes]
     gather = places[nodes][kept][np.argsort(ranks[kept], kind="stable")]
-    kinds, levels_of = keys[firsts] % len(OP_KINDS), keys[firsts] // len(OP_KINDS)
-    lengths = sizes * ARITY[kinds]
+    kinds, levels_of = keys[firsts] % width, keys[firsts] // width
+    lengths = sizes * arities(kinds)
 
     levels = []
     bounds = [*np.flatnonzero(np.diff(levels_of, prepend=-1)).tolist(), len(firsts)]
@@ -238,3 +211,23 @@ def plan(topology: Topology) -> Schedule:
             )
         )
     return Schedule(inputs, capacity, nodes, numbers, order, tuple(levels))
+
+
+__all__ = [
+    "ARGUMENTS",
+    "ARITY",
+    "FREE",
+    "KINDS",
+    "NUMBER",
+    "OP_KINDS",
+    "Ints",
+    "Level",
+    "Schedule",
+    "Topology",
+    "arities",
+    "depths",
+    "empty",
+    "per_kind",
+    "plan",
+    "used",
+]

@@ -27,6 +27,8 @@ def _spec(spec: Spec) -> Iterator[str]:
     for word, entries in (("dim", spec.dims), ("input", spec.inputs), ("target", spec.targets)):
         for entry in entries:
             yield _line(f"{word} {entry.name}: {_plain(entry)}", entry.span)
+    for places in spec.places:
+        yield _line(f"places {places.name}: {_plain(places)}", places.span)
     for block in spec.blocks:
         parameters = ", ".join(
             name if default < 0 else f"{name}={form(block.signature.syntax, default)}"

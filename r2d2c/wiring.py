@@ -8,7 +8,16 @@ from r2d2c.graph import Graph, Node, Value
 from r2d2c.ops.record import Op
 from r2d2c.passes.reach import Cone, Reach
 
-Matrix = dict[str, dict[str, str | None]]
+
+class Matrix(dict[str, dict[str, str | None]]):
+    """A mapping of losses to parameters to what trains them, which shows itself as a table in a notebook."""
+
+    def _repr_html_(self) -> str:
+        from r2d2c.html import wiring_html
+
+        return wiring_html(self)
+
+
 GRADIENT = "gradient"
 PLASTIC = "plastic"
 _NOTHING: frozenset[str] = frozenset()
@@ -34,7 +43,7 @@ def wiring(training: Graph, ops: Mapping[str, Op], losses: Collection[str], stor
         return (tasks.index(task) if task in tasks else len(tasks)), row
 
     ordered = [*own, *sorted(rows.keys() - set(own), key=place)]
-    return {row: {name: found.get(name, {}).get(row) for name in storage} for row in ordered}
+    return Matrix({row: {name: found.get(name, {}).get(row) for name in storage} for row in ordered})
 
 
 def explained(training: Graph, row: str) -> str:

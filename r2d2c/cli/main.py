@@ -45,13 +45,15 @@ COMMANDS: tuple[Row, ...] = (
     Row("data", "List data sources, or show what one gives.", "Train and use"),
     Row("train", "Train a spec on data.", "Train and use"),
     Row("compare", "Train a spec under several credit rules, side by side.", "Train and use"),
+    Row("sweep", "Train a spec with many settings, and compare them.", "Train and use"),
     Row("evolve", "Search for better op graphs of a spec, several at a time.", "Train and use"),
     Row("eval", "Measure a trained run on data.", "Train and use"),
     Row("predict", "Run a trained model on data.", "Train and use"),
     Row("generate", "Go on with a text, or another sequence of tokens.", "Train and use"),
     Row("replay", "Rebuild the op graphs of a run from the log of their growth.", "Train and use"),
+    Row("pack", "Write one file of a whole run, to hand on.", "Train and use"),
     Row("export", "Write a verified ONNX file.", "Train and use"),
-    Row("inspect", "Show what is in an ONNX file.", "Train and use"),
+    Row("inspect", "Show what is in an ONNX file, a run or its archive.", "Train and use"),
 )
 
 

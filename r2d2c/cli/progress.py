@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r2d2c.cli.console import colored, number, plural, print_diagnostics
+from r2d2c.cli.console import colored, number, plural, print_diagnostics, size
 from r2d2c.train.summary import short
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ class BarProgress(PlainProgress):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         super().on_start(start)
-        self.batches = start.batches
+        self.batches, self.device = start.batches, start.device
         self.bars = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -88,8 +90,8 @@ class BarProgress(PlainProgress):
 
     def on_progress(self, progress: Progress) -> None:
         assert self.bars is not None
-        said = f"{describe_losses(progress.losses)}  {_rate(progress.rate)}"
-        self.bars.update(self.of_batches, completed=progress.batch, said=said)
+        self.bars.update(self.of_batches, completed=progress.batch, said=describe_losses(progress.losses))
+        self.bars.update(self.of_epochs, said=f"{_rate(progress.rate)}  {_memory(self.device)}")
         if self.batches:
             self.bars.update(self.of_epochs, completed=progress.epoch + progress.batch / self.batches)
 
@@ -126,6 +128,24 @@ def choose(quiet: bool) -> PlainProgress:
     if quiet:
         return NoProgress()
     return BarProgress() if sys.stdout.isatty() and colored(sys.stdout) else PlainProgress()
+
+
+def _memory(device: str) -> str:
+    """What the process has now: memory of the device, or of the machine."""
+    if device.startswith("cuda"):
+        import torch
+
+        return f"{size(torch.cuda.memory_allocated(device))} on {device}"
+    try:
+        return size(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return ""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"at most {size(most if sys.platform == 'darwin' else most * 1024)}"
 
 
 def _rate(rate: Any) -> str:

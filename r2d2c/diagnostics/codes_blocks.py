@@ -171,4 +171,15 @@ The rule's own `check` says so, and why. `r2d2c ops --credit` lists the rules th
         if link.labels is None:
             link.refuse("no target is a class label", "give the link another credit")""",
     ),
+    Entry(
+        "E254",
+        "a kind of op graphs of a plug-in that cannot be",
+        """\
+A kind is one record: a name that no other kind has, how many arguments, and its value as a formula of `a`, `b` and `c`
+with `+ - * /`, numbers, comparisons and some functions. All else is made of the formula: kernels, gradients, ONNX,
+written Python. Gradients that are given are compared with it.
+
+    OP_KINDS = (OpKind("swirl", 2, "sin(a * b", doc="sin(ab)"),)
+    OP_KINDS = (OpKind("swirl", 2, "sin(a * b)", doc="sin(ab)"),)""",
+    ),
 )

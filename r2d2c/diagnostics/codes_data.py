@@ -158,7 +158,10 @@ fraction.""",
         """\
 A checkpoint is missing, cut off or altered: its checksum does not match what is in it. r2d2c replaces a
 checkpoint only once the new one is whole, so this comes from outside (a copy that broke off, a bad disk).
-`checkpoints/best.safetensors` is a second one in every run.""",
+`checkpoints/best.safetensors` is a second one in every run, with all that a resume needs.
+
+    cp runs/first/checkpoints/best.safetensors runs/first/checkpoints/last.safetensors
+    r2d2c train --resume runs/first""",
     ),
     Entry(
         "E521",
@@ -229,17 +232,21 @@ An argument of an optimizer, a schedule or a metric has a value of the wrong typ
         "E533",
         "unknown schedule",
         """\
-The learning rate's schedule is not one of constant, linear, cosine, step, exponential and warmup. `warmup`
-comes first and is followed by another.
+The learning rate's schedule is not one of constant, linear, polynomial, cosine, cosine_restarts, one_cycle, cyclic,
+step, multistep, exponential, plateau and warmup. `warmup` comes first and is followed by another.
 
-    schedule: warmup(epochs=2) |> cosine()""",
+    schedule: warmup(epochs=2) |> cosine""",
     ),
     Entry(
         "E534",
         "optimizer cannot train these parameters",
         """\
 Some optimizers train only some parameters: muon orthogonalises matrices, so it refuses biases, norms and
-convolutions. Give those to another optimizer.""",
+convolutions. Give it the matrices alone.
+
+    optimizer: adamw(lr=1e-3)
+    optimizers:
+      matrices: muon(lr=0.02)""",
     ),
     Entry(
         "E535",
@@ -258,6 +265,10 @@ The metric is not one of accuracy, top_k_accuracy, perplexity, mse and mae, nor 
 A loss (or, before it is saved, a parameter) became NaN or infinite while training, so every number that
 depends on it is lost. Training stops; the last good checkpoint is kept and named. The usual reasons are a
 learning rate that is too large, and a division by zero, log(0), sqrt(0) or norm(0) in the spec.
+
+The place that is shown is the first value (of a parameter: the first gradient, from the losses back) that is no
+finite number while its arguments are. It is found by going on from the last checkpoint once more, up to that
+batch; for batches from Python, and where several processes learn, the loss is shown instead.
 
     r2d2c train --resume runs/first                    # goes on from the last good checkpoint
     r2d2c train spec.yaml --set 'train.optimizer=adam(lr=1e-4)'""",

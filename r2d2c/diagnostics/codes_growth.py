@@ -1,4 +1,4 @@
-"""Diagnostics 350-354 and 571-577: op graphs that grow while they are trained, the log of what they did, and searches."""
+"""Diagnostics 350-354 and 571-578: op graphs that grow while they are trained, the log of what they did, and searches."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ nothing new for so many epochs.
         "E351",
         "growth that does nothing",
         """\
-A round of growth prunes ops, then adds some. One of `prune` and `add` is needed; `by` and `whole` say which ops go, and
-`prefer` what new ones read.
+A round of growth merges, prunes, splits and adds ops. One of `merge`, `prune`, `split` and `add` is needed; other keys
+say how: `by`, `below`, `whole` and `compensate` which ops go and what becomes of the rest, `prefer`, `reach` and `wire`
+what new ones read.
 
     grow: {every: epochs(1), by: effect}
     grow: {every: epochs(1), prune: 4, by: effect, add: 8}""",
@@ -42,8 +43,10 @@ stops with `epochs`.
         "a worth of ops that is no formula of scores",
         """\
 `by` is a score, or a formula of them. `effect` is the standard deviation of the op's column times the norm of its
-weights in the read-out, `magnitude` that norm alone, `taylor` how much the loss would change without the column, to
-first order, and `age` how many rounds of growth the op has lived through. Comparisons are 1 or 0.
+weights in the read-out, `saliency` the same of what the other columns cannot make up for, `magnitude` that norm alone,
+`taylor` how much the loss would change without the column, to first order, `depth` how many ops the longest path to it
+has, `length` how far what it reads lies from it, and `age` how many rounds of growth it has lived through. Comparisons
+are 1 or 0.
 
     grow: {every: epochs(1), prune: 4, by: usefulness}
     grow: {every: epochs(1), prune: 4, by: effect + 10 * (age < 2)}""",
@@ -52,7 +55,10 @@ first order, and `age` how many rounds of growth the op has lived through. Compa
         "E354",
         "a preference of growth that cannot be",
         """\
-`prefer` says which columns new ops read: `any`, or `gradient`, those through which the loss would change most.
+`prefer` says which columns new ops read: `any`, `gradient`, those through which the loss would change most, `near`,
+those that lie within about `reach` of each other, or `shallow`, inputs as often as ops of any depth. `wire` is a
+predicate of `distance`, `plane`, `step`, `dx`, `dy` and `dz`, from the place of a column to that of the op that reads
+it. `below` and `reach` are numbers above 0.
 
     grow: {every: epochs(1), add: 8, prefer: best}
     grow: {every: epochs(1), add: 8, prefer: gradient}""",
@@ -115,5 +121,17 @@ and test data are for the end. Hold out a share of the training data with `split
 
     train: {data: "csv:data.csv?target=y"}
     train: {data: "csv:data.csv?target=y", split: 0.2}""",
+    ),
+    Entry(
+        "E578",
+        "a frozen op that is not there",
+        """\
+`frozen` names ops of an op graph that stay as they are, as it is when the training begins: ops that the spec writes,
+random ones (`n0`, `n1`, …), or those of the run that it begins with. `all` is every one that there is.
+
+    nodes: {product: x[0] * x[1]}
+    grow: {every: epochs(1), add: 8, frozen: [produkt]}
+    nodes: {product: x[0] * x[1]}
+    grow: {every: epochs(1), add: 8, frozen: [product]}""",
     ),
 )

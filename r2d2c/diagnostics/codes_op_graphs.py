@@ -21,8 +21,8 @@ several ops, so that each can be pruned by itself; an op that reads no column wo
         "a kind of op that op graphs do not have",
         """\
 The ops of an op graph work on single numbers, and all of a kind are computed together: `add`, `sub`, `mul`, `div`,
-`max`, `min`, `gauss`, `gated`, `sin`, `cos`, `tanh`, `relu`, `abs`, `square`, `multiply_add`, `identity`. `ops` names
-each kind that may grow once.
+`gauss`, `relu`, and what else `r2d2c ops --kinds` lists. Plug-ins may bring more (docs/plugins.md). `ops` names each
+kind that may grow once.
 
     ops: [plus, mul]
     ops: [add, mul]""",
@@ -85,9 +85,9 @@ names of ops that grow.
         "an op graph that is used where it cannot be",
         """\
 An op graph is one instance: it is called once, with one value, and has one table of ops. Twice used, what reads the
-one use would say what becomes of the other. It may stand in a task, in a block that is used once, and where it neither
-grows nor is normalised over the batch in the body of a loop; not in a loop with parameters for every step, nor inside
-of what a hypernet makes.
+one use would say what becomes of the other. It may stand in a task, in a block that is used once, and where it is
+not normalised over the batch in the body of a loop; not in a loop with parameters for every step, nor inside of what a
+hypernet makes.
 
     first = layer(x)
     second = layer(h)
@@ -111,9 +111,10 @@ columns, also through `concat` along their last axis. An op graph without `grow`
         "E349",
         "an option of an op graph that cannot be",
         """\
-`normalise` is `none`, or `batch`: every op's value over the batch while it learns, by running statistics when it is
-used, so that one sample alone gives the same result. Random ops, of `start` and of `grow`, are drawn from the kinds
-that `ops` names.
+`normalise` is `none`; or `batch`: every op's value over the batch while it learns, by running statistics when it is
+used, so that one sample alone gives the same result; or `layer`: the values that a sample has, over all ops, which an
+op graph that grows cannot have, as each new op would change the columns of all others. Random ops, of `start` and of
+`grow`, are drawn from the kinds that `ops` names.
 
     capacity: 64
     start: 16

@@ -13,6 +13,7 @@ from r2d2c.graph import Graph, Node, Value
 from r2d2c.infer import Signatures
 from r2d2c.lower.builder import FxBuilder, draws, identifier
 from r2d2c.lower.explicit import Explicit
+from r2d2c.lower.scaling import Scaler
 from r2d2c.ops.record import Op
 from r2d2c.passes.inline import prune
 from r2d2c.types import Dim
@@ -115,6 +116,7 @@ class TrainingLowering:
     """Lowers the visits of a training graph.
 
     written_out: whether backwards of single layers are (see `explicit`); without, autograd records everything.
+    scaler: what takes the gradients where they are too small for fp16.
     """
 
     def __init__(
@@ -123,10 +125,12 @@ class TrainingLowering:
         ops: Mapping[str, Op],
         default: torch.dtype | None = None,
         written_out: bool = True,
+        scaler: Scaler | None = None,
     ) -> None:
         self.graph, self.ops, self.default = graph, ops, default
         self.signatures = Signatures(ops)
         self.nodes = {node.id: node for node in graph.body.nodes}
+        self.scaler = scaler
         self.explicit = Explicit(graph, ops, written_out)
         self.taken: dict[Value, int] = {}
         for node in graph.body.nodes:
@@ -247,8 +251,10 @@ class TrainingLowering:
         """Whether a vjp must return its gradients: it accumulates into no parameter, or shares a leaf with another."""
         first = node.attrs["outputs"]
         wrt = node.inputs[first : first + node.attrs["wrt"]]
-        return not node.attrs["params"] or any(
-            v is None or self.taken[v] > 1 or self.nodes[v.node].op != "leaf" for v in wrt
+        return (
+            not node.attrs["params"]
+            or self.scaler is not None
+            or any(v is None or self.taken[v] > 1 or self.nodes[v.node].op != "leaf" for v in wrt)
         )
 
     def _vjp(self, b: FxBuilder, node: Node) -> None:
@@ -265,9 +271,8 @@ class TrainingLowering:
         keep = {"retain_graph": True} if attrs["retain"] else {}
         plain = all(c is None for c in cotangents)
         if self._pure(node):
-            grads = b.python(
-                torch.autograd.grad, outputs, [*params, *wrt], None if plain else cotangents, **keep
-            )
+            take = torch.autograd.grad if self.scaler is None else self.scaler.grad
+            grads = b.python(take, outputs, [*params, *wrt], None if plain else cotangents, **keep)
             for port in range(len(params) + len(wrt)):
                 b.env[Value(node.id, port)] = b.item(grads, port)
             return

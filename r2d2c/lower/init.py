@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +11,8 @@ import torch
 
 from r2d2c.graph import Storage
 from r2d2c.lower.builder import TORCH_DTYPES
-
-
-def seed_of(seed: int, name: str, step: int = 0) -> int:
-    """A 63-bit seed that depends on nothing but its arguments."""
-    digest = hashlib.blake2b(f"{seed}\0{name}\0{step}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+from r2d2c.lower.wiring import wired_scale
+from r2d2c.seeds import seed_of
 
 
 def _fans(row: Storage, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -57,6 +52,8 @@ INITIALISERS: dict[str, Callable[[tuple[Any, ...], tuple[int, int]], Draw]] = {
     "kaiming_normal": lambda a, f: Draw("normal", math.sqrt(2.0 / max(f[0], 1))),
     "orthogonal": lambda a, f: Draw("orthogonal", a[0] if a else 1.0),
     "eye": lambda a, f: Draw("eye"),
+    # Between places, before `wired_scale`: as another one, or from -1..1.
+    "wired": lambda a, f: INITIALISERS[a[1].kind](a[1].args, f) if len(a) > 1 else Draw("uniform", 1.0),
 }
 
 
@@ -95,13 +92,18 @@ def initial(row: Storage, seed: int) -> torch.Tensor:
         # The table of an op graph, one draw for all its buffers; see r2d2c/ops/op_graph.py.
         # A copy: the draw is kept for other models, and this one's table is written to while it grows.
         first = row.init.args[0]
-        return torch.tensor(first.draw(seed_of(seed, first.start.name)), dtype=TORCH_DTYPES[row.type.dtype])
+        return torch.tensor(first.draw(seed), dtype=TORCH_DTYPES[row.type.dtype])
+    if row.init.kind == "places":
+        # Where points are, or who is wired to whom; see r2d2c/places.py.
+        return torch.tensor(row.init.args[0].draw(seed), dtype=TORCH_DTYPES[row.type.dtype])
     tensor = torch.empty(shape_of(row), dtype=TORCH_DTYPES[row.type.dtype])
     if not tensor.is_floating_point():
         return tensor.fill_(int(row.init.args[0]) if row.init.args else 0)
     work = tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
     with torch.no_grad():
         fill(work, draw_of(row), torch.Generator().manual_seed(seed_of(seed, row.name)))
+        if row.init.kind == "wired":
+            work *= torch.tensor(wired_scale(row, seed), dtype=work.dtype)
     return work.to(tensor.dtype)
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from r2d2c.lower.opgraph_kernels import Arrays, Cuts, Rows, arrays_for, cuts
-from r2d2c.opgraph import ARITY, Schedule
+from r2d2c.opgraph import Schedule
+from r2d2c.opkinds import kind_of
 
 Normalise = Literal["none", "batch"]
 EPSILON = 1e-5
@@ -59,7 +60,6 @@ def load(schedule: Schedule, device: torch.device | str = "cpu") -> Program:
     def tensor(array: Any) -> Tensor:
         return torch.as_tensor(array, dtype=torch.int64, device=device)
 
-    arity = ARITY.tolist()
     joined = tensor(np.concatenate([np.zeros(0, np.int64), *(level.gather for level in schedule.levels)]))
     gathers = joined.split([len(level.gather) for level in schedule.levels])
     steps, rows = [], [schedule.inputs]
@@ -68,7 +68,7 @@ def load(schedule: Schedule, device: torch.device | str = "cpu") -> Program:
         sizes: list[int] = []
         for kind, count in level.groups:
             groups.append((len(rows), kind, len(sizes)))
-            sizes += [count] * arity[kind]
+            sizes += [count] * kind_of(kind).arity
             rows.append(count)
         reads = Rows(gather, gather.numpy() if gather.device.type == "cpu" else None)
         steps.append(Step(level.start, level.stop, reads, groups, cuts(sizes)))

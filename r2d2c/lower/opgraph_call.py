@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.weak import WeakIdKeyDictionary
 
 from r2d2c.lower.opgraph import Normalise, Program, load
 from r2d2c.lower.opgraph import columns as run
 from r2d2c.opgraph import plan
-from r2d2c.ops.op_graph import MOMENTUM
+from r2d2c.ops.op_graph import EPS, MOMENTUM
 from r2d2c.ops.op_graph_rows import table_of
 
 
@@ -63,6 +64,17 @@ def op_graph(x: Tensor, numbers: Tensor, kind: Tensor, args: Tensor) -> Tensor:
     """[…, D] and the ops' values, [..., D + capacity], as they are."""
     none = x.new_zeros(0)
     return _run(x, numbers, kind, args, none, none, "none", False)[0]
+
+
+def op_graph_layer(x: Tensor, numbers: Tensor, kind: Tensor, args: Tensor) -> Tensor:
+    """The same with the ops' values normalised over all ops that there are, sample by sample; others read them as they are."""
+    found = op_graph(x, numbers, kind, args)
+    live = program_of(kind, args, x.shape[-1], x.device).nodes + x.shape[-1]
+    if not len(live):
+        return found
+    # A row is summed up by itself, so one sample alone gives the same bits.
+    values = functional.layer_norm(found.index_select(-1, live).contiguous(), (len(live),), eps=EPS)
+    return found.index_copy(-1, live, values)
 
 
 def op_graph_normalised(

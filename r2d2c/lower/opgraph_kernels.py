@@ -7,7 +7,7 @@ torch's. Elsewhere, for other types and under torch's tracing, torch makes them.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2d2c.opgraph import OP_KINDS, OpKind
+from r2d2c.opkind_formulas import LETTERS, tree
+from r2d2c.opkinds import OpKind, kind_of
 
-_LETTERS = "abc"
 _BINARY = {
     ast.Add: "add",
     ast.Sub: "sub",
@@ -27,7 +27,20 @@ _BINARY = {
     ast.GtE: "ge",
     ast.LtE: "le",
     ast.Gt: "gt",
+    ast.Lt: "lt",
 }
+# What may change places, and what a comparison is from the other side.
+_TURNED = {
+    "add": "add",
+    "mul": "mul",
+    "maximum": "maximum",
+    "minimum": "minimum",
+    "ge": "le",
+    "le": "ge",
+    "gt": "lt",
+    "lt": "gt",
+}
+_CLAMP = {"maximum": "clamp_min", "minimum": "clamp_max"}
 
 
 class _Writer:
@@ -39,8 +52,11 @@ class _Writer:
         self.fresh = 0
 
     def into(self, text: str, target: str) -> None:
-        value = self.value(ast.parse(text, mode="eval").body, target)
-        if value != target:
+        body = tree(text)
+        value = self.value(body, target)
+        if isinstance(body, ast.Constant):
+            self.call("fill", target, value)
+        elif value != target:
             self.call("copy", target, value)
 
     def value(self, node: ast.expr, target: str) -> str:
@@ -60,25 +76,37 @@ class _Writer:
                 return self.binary(_BINARY[type(op)], left, right, target)
             case ast.Call(ast.Name(name), [left, right]):
                 return self.binary(name, left, right, target)
+            case ast.Call(ast.Name("where"), [held, left, right]):
+                # What is written last is not where the others are.
+                first, second = (self.value(part, self.beside(target, part)) for part in (held, left))
+                return self.call("where", target, first, second, self.value(right, target))
         raise NotImplementedError(ast.unparse(node))
 
     def binary(self, name: str, left: ast.expr, right: ast.expr, target: str) -> str:
-        first = self.value(left, target)
-        other = target
-        if first == target and not isinstance(right, ast.Name | ast.Constant):
-            self.fresh += 1
-            other = f"t{self.fresh}"
-            self.lines.append(f"{other} = empty_like({target})")
-        second = self.value(right, other)
-        if isinstance(right, ast.Constant) and name == "maximum":
-            name = "clamp_min"
         if isinstance(left, ast.Constant):
+            if name in _TURNED:
+                return self.binary(_TURNED[name], right, left, target)
             if name == "sub":
-                second, name = self.call("neg", target, second), "add"
-            elif name not in ("add", "mul"):
-                raise NotImplementedError(f"{first} {name} {second}")
-            first, second = second, first
+                return self.call(
+                    "add", target, self.call("neg", target, self.value(right, target)), repr(left.value)
+                )
+            # The libraries share no such call whose first argument is a number.
+            first = self.call("fill", self.new(target), repr(left.value))
+            return self.call(name, target, first, self.value(right, target))
+        first = self.value(left, target)
+        second = self.value(right, self.beside(target, right) if first == target else target)
+        if isinstance(right, ast.Constant) and name in _CLAMP:
+            name = _CLAMP[name]
         return self.call(name, target, first, second)
+
+    def beside(self, target: str, node: ast.expr) -> str:
+        """Where to put the value of a part while ``target`` is taken; names and numbers take no room."""
+        return target if isinstance(node, ast.Name | ast.Constant) else self.new(target)
+
+    def new(self, target: str) -> str:
+        self.fresh += 1
+        self.lines.append(f"t{self.fresh} = empty_like({target})")
+        return f"t{self.fresh}"
 
     def call(self, name: str, target: str, *values: str) -> str:
         self.calls.add(name)
@@ -100,22 +128,32 @@ class Kernel:
 
 
 def _kernel(kind: OpKind, calls: Callable[[str], Any]) -> Kernel:
-    """calls: the functions by torch's names; `copy` is of no library."""
-    letters = _LETTERS[: kind.arity]
+    """calls: the functions by torch's names; `copy`, `fill` and `where` are of no library."""
+    letters = LETTERS[: kind.arity]
     forward, backward = _Writer(), _Writer()
     forward.into(kind.formula, "v")
-    for letter, text in zip(letters, kind.gradients, strict=True):
+    for letter, text in zip(letters, kind.slopes, strict=True):
         backward.into(text, f"d{letter}")
     taken = [f"{letter} = parts[i + {number}]" for number, letter in enumerate(letters)]
     given = [f"d{letter} = places[i + {number}]" for number, letter in enumerate(letters)]
     source = "\n    ".join(["def forward(parts, i, v):", *taken, *forward.lines])
     source += "\n" + "\n    ".join(["def backward(parts, i, v, g, places):", *taken, *given, *backward.lines])
-    names = {
-        node.id for text in kind.gradients for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)
-    }
+    names = {node.id for text in kind.slopes for node in ast.walk(tree(text)) if isinstance(node, ast.Name)}
     scope: dict[str, Any] = {name: calls(name) for name in forward.calls | backward.calls}
     exec(compile(source, f"<op kind {kind.name}>", "exec"), scope)
     return Kernel(scope["forward"], scope["backward"], "v" in names)
+
+
+class Kernels(dict[int, Kernel]):
+    """The kernels of one library by the numbers of kinds, each made when it is first used."""
+
+    def __init__(self, calls: Callable[[str], Any]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def __missing__(self, number: int) -> Kernel:
+        found = self[number] = _kernel(kind_of(number), self.calls)
+        return found
 
 
 class Cuts(NamedTuple):
@@ -146,7 +184,7 @@ class Arrays:
     of each row, [rows, 1], whose bits do not depend on how many rows there are.
     """
 
-    kernels: tuple[Kernel, ...]
+    kernels: Mapping[int, Kernel]
     of: Callable[[Tensor], Any]
     tensor: Callable[[Any], Tensor]
     take: Callable[[Any, Rows], Any]
@@ -162,6 +200,17 @@ def torch_arrays() -> Arrays:
     def copy(value: Tensor, out: Tensor) -> None:
         out.copy_(value)
 
+    def fill(value: float, out: Tensor) -> None:
+        out.fill_(value)
+
+    def where(held: Tensor, first: Tensor | float, second: Tensor | float, out: Tensor) -> None:
+        one, other = (
+            part if isinstance(part, Tensor) else out.new_full((), part) for part in (first, second)
+        )
+        torch.where(held != 0, one, other, out=out)
+
+    own = {"copy": copy, "fill": fill, "where": where}
+
     def means(block: Tensor) -> Tensor:
         # A long row alone is added up in another order, by several threads: so it never is alone.
         if len(block) == 1:
@@ -172,9 +221,7 @@ def torch_arrays() -> Arrays:
         return tensor
 
     return Arrays(
-        tuple(
-            _kernel(kind, lambda name: copy if name == "copy" else getattr(torch, name)) for kind in OP_KINDS
-        ),
+        Kernels(lambda name: own.get(name) or getattr(torch, name)),
         same,
         same,
         lambda array, rows: array.index_select(0, rows.tensor),
@@ -193,7 +240,9 @@ _NUMPY = {
     "ge": "greater_equal",
     "le": "less_equal",
     "gt": "greater",
+    "lt": "less",
     "clamp_min": "maximum",
+    "clamp_max": "minimum",
     "copy": "positive",
 }
 
@@ -201,8 +250,17 @@ _NUMPY = {
 @cache
 def numpy_arrays() -> Arrays:
     """Arrays of numpy on the memory of tensors of a CPU."""
+
+    def fill(value: float, out: Any) -> None:
+        out[...] = value
+
+    def where(held: Any, first: Any, second: Any, out: Any) -> None:
+        np.copyto(out, second)
+        np.copyto(out, first, where=held != 0)
+
+    own = {"fill": fill, "where": where}
     return Arrays(
-        tuple(_kernel(kind, lambda name: getattr(np, _NUMPY.get(name, name))) for kind in OP_KINDS),
+        Kernels(lambda name: own.get(name) or getattr(np, _NUMPY.get(name, name))),
         Tensor.numpy,
         torch.from_numpy,
         lambda array, rows: array.take(rows.array, 0),

@@ -46,7 +46,8 @@ def _batch_lower(b: Any, a: Any) -> Any:
     if b.training:
         y = b("torch.nn.functional.batch_norm", a.x, None, None, weight, bias, True, 0.0, a.eps)
         axes = [axis for axis in range(b.type("x").rank) if axis != 1]
-        seen = b("torch.var_mean", b.method("detach", a.x), axes, correction=1)
+        # Under autocast `x` may have fewer bits than the statistics.
+        seen = b("torch.var_mean", b.method("to", b.method("detach", a.x), a.mean), axes, correction=1)
         new_mean = b("torch.lerp", a.mean, b.item(seen, 1), a.momentum)
         new_var = b("torch.lerp", a.var, b.item(seen, 0), a.momentum)
     else:

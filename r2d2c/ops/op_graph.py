@@ -7,12 +7,17 @@ the model, so it is data here: only the capacity shows in shapes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r2d2c.graph import Init
 from r2d2c.ops.record import Arg, Op, ParamSpec, ShapeError, Shapes
 from r2d2c.source import Span
 from r2d2c.types import TensorType
+
+if TYPE_CHECKING:
+    from r2d2c.formulas import Formula
+    from r2d2c.growth import OpGraph
+    from r2d2c.places import Placing
 
 # How far the running statistics move in a learning pass, as in `batch_norm`.
 MOMENTUM = 0.1
@@ -27,6 +32,14 @@ TABLE: dict[str, tuple[int, ...]] = {
     "next": (1,),
 }
 STATISTICS = ("mean", "variance")
+# Where the ops are; only with places.
+PLACE = "place"
+AXES = 3
+
+
+def parts_of(graph: Start | OpGraph) -> tuple[str, ...]:
+    """The buffers that the topology of an op graph is in."""
+    return (*TABLE, PLACE) if graph.places is not None else tuple(TABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +57,8 @@ class Written:
 class Start:
     """How an op graph begins: the ops that the spec writes, in an order in which they can be computed, and random ones.
 
-    kinds: what may grow. depth: the most random ops in a row.
+    kinds: what may grow. depth: the most random ops in a row. places: where the input columns are; then each op has a
+    place too, and random ones keep to `wire` and `reach` (see `op_places.Space`).
     """
 
     name: str
@@ -53,6 +67,9 @@ class Start:
     nodes: tuple[Written, ...] = ()
     random: int = 0
     depth: int | None = None
+    places: Placing | None = None
+    wire: Formula | None = None
+    reach: float | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,7 +79,8 @@ class Start:
     def __str__(self) -> str:
         shown = [f"{len(self.nodes)} written"] if self.nodes else []
         shown += [f"{self.random} random"] if self.random else []
-        return f"{self.name}, {' and '.join(shown) or 'no'} ops of at most {self.capacity}"
+        where = f", at `{self.places.name}`" if self.places is not None else ""
+        return f"{self.name}, {' and '.join(shown) or 'no'} ops of at most {self.capacity}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +95,7 @@ class First:
         return str(self.start)
 
     def draw(self, seed: int) -> Any:
-        """The numpy array of this part; ``seed`` is that of the op graph's name."""
+        """The numpy array of this part; ``seed`` is that of the model."""
         from r2d2c.ops.op_graph_rows import first_rows
 
         return first_rows(self.start, self.inputs, seed)[self.part]
@@ -95,6 +113,14 @@ def _params(s: Shapes, a: Any) -> dict[str, ParamSpec]:
         found[part] = spec(part, tuple(d or start.capacity for d in dims), "frozen", "i64")
     for part, init in (("mean", "zeros"), ("variance", "ones")):
         found[part] = ParamSpec((start.capacity,), Init(init), ("op",), "statistic")
+    if start.places is not None:
+        if start.places.count != inputs:
+            name, count = start.places.name, start.places.count
+            there = f"the places `{name}` are {count} point" + "s" * (count != 1)
+            columns = f"{inputs} column" + "s" * (inputs != 1)
+            message = f"`{start.name}` reads {columns}, and {there}: each column is at one"
+            raise ShapeError(message, "x", fix=f"let the set `{name}` have a point for every column")
+        found[PLACE] = spec(PLACE, (start.capacity, AXES), "frozen", "f32")
     return found
 
 
@@ -119,7 +145,8 @@ def _shape(s: Shapes, a: Any) -> TensorType | tuple[TensorType, ...]:
 def _lower(b: Any, a: Any) -> Any:
     tables = (a.numbers, a.kind, a.args)
     if a.mean is None:
-        return (b("r2d2c.lower.opgraph_call.op_graph", a.x, *tables),)
+        function = "op_graph_layer" if a.normalise == "layer" else "op_graph"
+        return (b(f"r2d2c.lower.opgraph_call.{function}", a.x, *tables),)
     if not b.training:
         found = b("r2d2c.lower.opgraph_call.op_graph_normalised", a.x, *tables, a.mean, a.variance)
         return found, a.mean, a.variance
@@ -151,6 +178,7 @@ OP_GRAPH = Op(
         _param("next", "`i64[1]`, the number that the next one gets"),
         _param("mean", "the running mean of each, where they are normalised"),
         _param("variance", "the running variance of each"),
+        _param(PLACE, "`[capacity, 3]`, where they are, if the op graph has places"),
     ),
     _shape,
     _lower,

@@ -1,6 +1,7 @@
 """An op graph in ONNX: every op as nodes of the file, under its own name (`layer/o1`, `layer/n17`).
 
-The file has the topology that the model has when it is written. Formulas are those of `opgraph.OP_KINDS`.
+The file has the topology that the model has when it is written. What the ops
+compute is made of the formulas of their kinds, so those of plug-ins need nothing more.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from r2d2c.ops.op_graph import ARGUMENTS, EPS, TABLE
 _BINARY = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul", ast.Div: "Div"}
 _CALLS = {
     "maximum": "Max", "minimum": "Min", "exp": "Exp", "abs": "Abs", "sign": "Sign", "tanh": "Tanh", "sin": "Sin",
-    "cos": "Cos", "sqrt": "Sqrt", "log": "Log",
+    "cos": "Cos", "sqrt": "Sqrt", "log": "Log", "arctan": "Atan", "where": "Where",
 }  # fmt: skip
+_COMPARED = {ast.Gt: "Greater", ast.Lt: "Less", ast.GtE: "GreaterOrEqual", ast.LtE: "LessOrEqual"}
 
 
 def write(o: Any, a: Any) -> Any:
     """The columns, [B, D + capacity], of the table in the model's buffers. ``o``: the exporter's context."""
     import numpy as np
 
-    from r2d2c.opgraph import OP_KINDS, depths
+    from r2d2c.opgraph import depths
+    from r2d2c.opkinds import kind_of
     from r2d2c.ops.op_graph_rows import topology_of
 
     start, x = a.start, a.x
@@ -44,10 +47,12 @@ def write(o: Any, a: Any) -> Any:
     for row in np.argsort(depth, kind="stable").tolist():
         if depth[row] == 0:
             continue
-        kind = OP_KINDS[table.kind[row]]
+        kind = kind_of(table.kind[row])
         args = table.args[row, : kind.arity].tolist()
         given = [None if arg < 0 else column(arg) for arg in args]
         made[inputs + row] = writer.op(str(table.names[row]), kind.formula, given, row)
+    if a.normalise == "layer":
+        made |= writer.over_ops(inputs, [row for row in range(table.capacity) if inputs + row in made], made)
     parts: list[Any] = [x]
     free = 0
     for row in range(table.capacity):
@@ -100,7 +105,9 @@ class _Writer:
             self.spread = o("Sqrt", o("Add", a.variance, o.const(EPS, self.dtype)))
 
     def _value(self, formula: str, given: list[Any]) -> Any:
-        body = ast.parse(formula, mode="eval").body
+        from r2d2c.opkind_formulas import value_tree
+
+        body = value_tree(formula)
         if isinstance(body, ast.Name):
             return self.o("Identity", given[0])
         return self._computed(body, dict(zip("abc", given, strict=False)))
@@ -116,6 +123,8 @@ class _Writer:
                 return o("Neg", self._computed(inner, given))
             case ast.BinOp(left, op, right):
                 return o(_BINARY[type(op)], self._computed(left, given), self._computed(right, given))
+            case ast.Compare(left, [op], [right]):
+                return o(_COMPARED[type(op)], self._computed(left, given), self._computed(right, given))
             case ast.Call(ast.Name("square"), [inner]):
                 value = self._computed(inner, given)
                 return o("Mul", value, value)
@@ -130,6 +139,23 @@ class _Writer:
         o, index = self.o, self.o.ints([row])
         mean, spread = (o("Gather", part, index, axis=0) for part in (self.a.mean, self.spread))
         return o("Div", o("Sub", value, mean), spread)
+
+    def over_ops(self, inputs: int, rows: list[int], made: Mapping[int, Any]) -> dict[int, Any]:
+        """The values of ops, normalised over all of them: each less their mean, by their spread."""
+        if not rows:
+            return {}
+        o = self.o
+        values = [made[inputs + row] for row in rows]
+        last = o.ints([-1])
+        every = values[0] if len(values) == 1 else o("Concat", *values, axis=-1)
+        mean = o("ReduceMean", every, last, keepdims=1)
+        apart = o("Sub", every, mean)
+        variance = o("ReduceMean", o("Mul", apart, apart), last, keepdims=1)
+        spread = o("Sqrt", o("Add", variance, o.const(EPS, self.dtype)))
+        return {
+            inputs + row: o("Div", o("Sub", value, mean), spread)
+            for row, value in zip(rows, values, strict=True)
+        }
 
     def _number(self, row: int, place: int) -> Any:
         """A number of an op's own, [1]."""

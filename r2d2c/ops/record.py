@@ -38,6 +38,7 @@ ArgKind = Literal[
     "axes",  # an axis or a tuple of axes; None is all
     "choice",  # one of `choices`, written as a bare name
     "text",  # a quoted string
+    "formula",  # a predicate on places, as a `Rule`
     "named",  # every keyword the signature lacks, as a dict of sizes: `h=4`
 ]
 REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "required"})()

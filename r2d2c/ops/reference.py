@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from r2d2c.ops.describe import default_text, signature
 from r2d2c.ops.record import Arg, Example, Op
-from r2d2c.ops.registry import FAMILIES, builtin
+from r2d2c.ops.registry import FAMILIES, Ops
 
 _HEAD = """\
 # Ops
@@ -29,6 +29,7 @@ _KINDS = {
     "axis": "axis",
     "axes": "axes",
     "text": "text",
+    "formula": "predicate on places",
     "named": "sizes by name",
 }
 _TRAITS = {
@@ -112,7 +113,8 @@ def result_types(op: Op, example: Example) -> list[str]:
     spec = parse(Source(op.name, "\n".join(lines) + "\n"), sink)
     sink.stop_on_errors()
     assert spec is not None
-    graph = infer(resolve(spec, builtin(), [], sink), builtin(), sink)
+    ops = Ops()
+    graph = infer(resolve(spec, ops, [], sink), ops, sink)
     sink.stop_on_errors()
     node = next(node for node in reversed(graph.regions["example"].nodes) if node.op == op.name)
     visible = [port for port, name in enumerate(node.outputs) if not name.startswith("new_")]

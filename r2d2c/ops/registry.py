@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
+from r2d2c.opkinds import OP_KINDS, OpKind, register
 from r2d2c.ops import (
     activations,
     arithmetic,
@@ -39,6 +40,7 @@ from r2d2c.ops import (
     surprise,
     timing,
     unary,
+    wiring,
 )
 from r2d2c.ops.record import Op
 
@@ -52,6 +54,7 @@ FAMILIES = {
     "masking": masking.OPS,
     "distances": distances.OPS + class_distances.OPS,
     "linear": linear.OPS,
+    "wiring": wiring.OPS,
     "embedding": embedding.OPS + learned.OPS,
     "convolution": convolution.OPS,
     "feedback": feedback.OPS,
@@ -82,11 +85,18 @@ def builtin() -> dict[str, Op]:
 
 
 class Ops(Mapping[str, Op]):
-    """The ops a spec may use: the built-in ones, the internal ones, then those added."""
+    """The ops a spec may use: the built-in ones, the internal ones, then those added.
 
-    def __init__(self, extra: Iterable[Op] = ()) -> None:
+    extra: what is added, ops and kinds of op graphs. kinds: all kinds of op graphs, by name.
+    """
+
+    def __init__(self, extra: Iterable[Op | OpKind] = ()) -> None:
         self.extra = tuple(extra)
-        self._ops = builtin() | INTERNAL | {op.name: op for op in self.extra}
+        added = [one for one in self.extra if isinstance(one, OpKind)]
+        register(added)
+        self.kinds = {kind.name: kind for kind in (*OP_KINDS, *added)}
+        ops = [one for one in self.extra if not isinstance(one, OpKind)]
+        self._ops = builtin() | INTERNAL | {op.name: op for op in ops}
 
     def __getitem__(self, name: str) -> Op:
         return self._ops[name]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from r2d2c.diagnostics import suggest
 from r2d2c.graph import Init, Value
 from r2d2c.ops.record import Arg, Op
+from r2d2c.places import Rule
 from r2d2c.resolve.results import (
     FAILED,
     Failed,
@@ -296,6 +297,8 @@ def convert(evaluator: Evaluator, op: Op, arg: Arg, placed: Placed) -> Any:
             fix=fix,
         )
         return _BAD
+    if kind == "formula" and isinstance(value, Rule):
+        return value
     if kind == "text" and isinstance(value, str):
         return value
     if isinstance(value, (Unknown, UnknownCall)) and (
@@ -306,7 +309,7 @@ def convert(evaluator: Evaluator, op: Op, arg: Arg, placed: Placed) -> Any:
     wanted = {
         "bool": "true or false", "int": "an integer", "ints": "an integer or a tuple of integers", "axis": "an integer",
         "axes": "an axis or a tuple of axes", "float": "a number", "size": "a size", "sizes": "a size or a tuple of sizes",
-        "text": "a text in quotes",
+        "text": "a text in quotes", "formula": "a predicate on places, such as `distance < 1.5`",
     }[kind]  # fmt: skip
     evaluator.sink.report(
         "E226", placed.span, f"`{arg.name}` of `{op.name}` is {wanted}, not {kind_of(value)}", usage(op)

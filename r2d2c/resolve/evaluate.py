@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 
 from r2d2c.diagnostics import suggest
 from r2d2c.graph import Value
+from r2d2c.ops.wiring import formula_at
 from r2d2c.resolve.bind import bind_call
+from r2d2c.resolve.places import call_wiring, quoted
 from r2d2c.resolve.results import (
     ELLIPSIS,
     FAILED,
@@ -24,6 +26,8 @@ from r2d2c.resolve.results import (
     OpRef,
     Path,
     Placed,
+    PlacesRef,
+    Quoted,
     SliceItem,
     SlotResult,
     Unknown,
@@ -94,9 +98,10 @@ class Evaluator(Values):
         nodes, results = self.syntax.nodes, self.results
         self.root = root
         handlers = self._handlers
+        formulas = quoted(self, first, root)
         for index in range(first, root + 1):
             node = nodes[index]
-            results[index] = handlers[node.kind](self, index, node)
+            results[index] = Quoted() if index in formulas else handlers[node.kind](self, index, node)
         return results[root]
 
     def _assign(self, target: tuple[str, int, int], result: Any) -> None:
@@ -162,6 +167,8 @@ class Evaluator(Values):
             return find_memory(self, index, name)
         if name in program.op_graphs:
             return OpGraphRef(name)
+        if name in program.placings:
+            return PlacesRef(name)
         if name == "write" and program.memories.syntaxes:
             return WriteRef()
         op = program.ops.get(name)
@@ -266,6 +273,8 @@ class Evaluator(Values):
     def _call(self, index: int, node: Expr) -> Any:
         function = self.results[node.args[0]]
         if isinstance(function, OpRef):
+            if formula_at(function.op) is not None:
+                return call_wiring(self, index, node, function.op)
             return bind_call(self, index, node, function.op)
         if isinstance(function, BlockRef):
             from r2d2c.resolve.blocks import call_block

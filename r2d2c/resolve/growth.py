@@ -21,7 +21,7 @@ PREFERENCES: tuple[str, ...] = get_args(Preference)
 DOES = (("add", "added"), ("prune", "pruned"), ("split", "split"), ("merge", "merged"))
 CHANGES = "`add`, `prune`, `split` and `merge`"
 NEEDS = (
-    ("by", ("prune",)),
+    ("by", ("prune", "split")),
     ("below", ("prune",)),
     ("compensate", ("prune",)),
     ("whole", ("prune",)),
@@ -44,12 +44,17 @@ def read_growing(reader: Reader, first: int, depth: int | None) -> Growing | Non
     if "by" in given:
         by = _scores(reader, given["by"])
     if "wire" in given:
-        from r2d2c.places import QUANTITIES
+        from r2d2c.places import QUANTITIES, says_whether
 
         names, what = QUANTITIES, f"`wire` of `{name}`"
         wire = read_formula(
             reader.sink, given["wire"], names, code="E354", what=what, quantity="quantity of two places"
         )
+        if wire is not None and not says_whether(wire):
+            span_of = given["wire"].span(given["wire"].root)
+            message = f"{what} says whether an op may read a column, and `{span_of.text}` is a number"
+            reader.sink.report("E354", span_of, message, fix="compare: `plane <= 1`")
+            wire = None
     prefer = _prefer(reader, given.get("prefer"))
     below, reach = _number(reader, "below"), _number(reader, "reach")
     frozen = _frozen(reader)
@@ -65,6 +70,7 @@ def read_growing(reader: Reader, first: int, depth: int | None) -> Growing | Non
         "effect" if by is None else by,
         below,
         "compensate" in reader.syntax.flags,
+        "refit" in reader.syntax.flags,
         "whole" in reader.syntax.flags,
         prefer,
         1.0 if reach is None else reach,

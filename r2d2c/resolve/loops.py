@@ -286,7 +286,8 @@ class _Builder:
         # These are one instance, wherever they are used first.
         nets = {*self.program.hypernets, *self.program.memories.shared}
         for name, row in self.program.storage.items():
-            if name not in known and row.stack is None and row.owner.partition(".")[0] not in nets:
+            one = row.owner.partition(".")[0] in nets or row.init.kind == "places"
+            if name not in known and row.stack is None and not one:
                 self.program.storage[name] = replace(row, stack=(self.step.name, count))
         return True
 

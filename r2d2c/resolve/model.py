@@ -10,13 +10,14 @@ from r2d2c.credit.record import CreditRule
 from r2d2c.credit.registry import rules as credit_rules
 from r2d2c.diagnostics import Sink, suggest
 from r2d2c.graph import Argument, Credit, Graph, Link, Loss, Node, Region, Task, Value
-from r2d2c.ops.record import Op
+from r2d2c.ops.registry import Ops
 from r2d2c.resolve.credit import CreditBinder, build_behaviors
 from r2d2c.resolve.dims import declare_dims, port_types
 from r2d2c.resolve.evaluate import Evaluator
 from r2d2c.resolve.memories import Memories
 from r2d2c.resolve.order import order_tasks, reads
 from r2d2c.resolve.outputs import resolve_metric, resolve_outputs
+from r2d2c.resolve.place_sets import declare_places
 from r2d2c.resolve.program import Block, Program
 from r2d2c.resolve.region import RegionBuilder
 from r2d2c.resolve.results import Failed, Forbidden, Placed, Unknown
@@ -31,7 +32,7 @@ from r2d2c.syntax.spec import BlockSyntax, LossSyntax, Spec, TaskSyntax
 
 def resolve(
     spec: Spec,
-    ops: Mapping[str, Op],
+    ops: Ops,
     imported: list[BlockSyntax],
     sink: Sink,
     seed: int = 0,
@@ -46,7 +47,7 @@ class _Resolver:
     def __init__(
         self,
         spec: Spec,
-        ops: Mapping[str, Op],
+        ops: Ops,
         rules: Mapping[str, CreditRule],
         imported: list[BlockSyntax],
         sink: Sink,
@@ -87,6 +88,7 @@ class _Resolver:
         named = [(net.name, net.span) for net in spec.hypernets]
         named += [(memory.name, memory.span) for memory in spec.memories]
         named += [(graph.name, graph.span) for graph in spec.op_graphs]
+        named += [(places.name, places.span) for places in spec.places]
         for name, span in [*named, *((loop.signature.name, loop.span) for loop in spec.loops)]:
             if name in blocks:
                 also = [(blocks[name].span, "first here")]
@@ -99,6 +101,7 @@ class _Resolver:
                 message = f"the name `{graph.name}` is that of a dim too"
                 self.sink.report("E211", graph.span, message, fix="use another name")
         self.program.op_graphs = {graph.name: graph for graph in spec.op_graphs}
+        declare_places(spec.places, self.program)
 
     def _arguments(self) -> dict[str, Argument]:
         """What is given when the model runs: a width, and the dims with a range that no input shows."""
@@ -116,7 +119,7 @@ class _Resolver:
         return found
 
     def run(self, seed: int) -> Graph:
-        spec = self.spec
+        spec, self.program.seed = self.spec, seed
         self._distinct_names()
         check_names(self.program, spec)
         syntaxes = {task.name: task for task in spec.tasks}
@@ -181,6 +184,7 @@ class _Resolver:
         named += [(loop.signature.name, loop.span) for loop in spec.loops]
         named += [(memory.name, memory.span) for memory in spec.memories]
         named += [(graph.name, graph.span) for graph in spec.op_graphs]
+        named += [(places.name, places.span) for places in spec.places]
         for name, span in named:
             if name in seen:
                 also = [(seen[name], "first here")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from r2d2c.diagnostics import Sink, suggest
@@ -10,6 +11,7 @@ from r2d2c.ops.op_graph import Written
 from r2d2c.source import Span
 
 if TYPE_CHECKING:
+    from r2d2c.opkinds import OpKind
     from r2d2c.syntax.ast import Syntax
     from r2d2c.syntax.spec import Named, OpGraphSyntax
 
@@ -24,8 +26,8 @@ _BAD = object()
 class Nodes:
     """Reads the written ops of one op graph. Mistakes go to the sink."""
 
-    def __init__(self, sink: Sink, graph: OpGraphSyntax) -> None:
-        self.sink, self.graph = sink, graph
+    def __init__(self, sink: Sink, graph: OpGraphSyntax, kinds: Mapping[str, OpKind]) -> None:
+        self.sink, self.graph, self.kinds = sink, graph, kinds
         self.spans = {entry.name: entry.span for entry in graph.nodes}
 
     def read(self) -> tuple[Written, ...]:
@@ -57,7 +59,6 @@ class Nodes:
     def _node(self, entry: Named) -> Written | None:
         from r2d2c.mutate_checks import is_constant
         from r2d2c.mutations import Add
-        from r2d2c.opgraph import KINDS, OP_KINDS
         from r2d2c.resolve.op_graphs import report_kind
 
         syntax: Syntax = entry.syntax
@@ -67,8 +68,8 @@ class Nodes:
             kind, places = OPERATORS[str(root.value)], root.args
         elif root.kind == "call" and syntax.nodes[root.args[0]].kind == "name" and not root.keywords:
             kind, places = str(syntax.nodes[root.args[0]].value), root.args[1:]
-            if kind not in KINDS and kind != NUMBER:
-                report_kind(self.sink, syntax.span(root.args[0]), kind)
+            if kind not in self.kinds and kind != NUMBER:
+                report_kind(self.sink, syntax.span(root.args[0]), kind, self.kinds)
                 return None
         else:
             kind, places = NUMBER, ()
@@ -81,12 +82,12 @@ class Nodes:
             self.sink.report("E340", span, message, fix=fix)
             return None
         args = [self._argument(entry.name, syntax, place) for place in places]
-        arity = OP_KINDS[KINDS[kind]].arity
+        arity = self.kinds[kind].arity
         if len(args) != arity:
             takes = f"{arity} argument" + "s" * (arity != 1)
             message = f"`{kind}` has {takes}, and `{entry.name}` gives it {len(args)}"
-            doc = f"{kind} is {OP_KINDS[KINDS[kind]].doc}"
-            self.sink.report("E342", span, message, notes=[doc])
+            doc = self.kinds[kind].doc
+            self.sink.report("E342", span, message, notes=[f"{kind} is {doc}"] if doc else [])
             return None
         if _BAD in args:
             return None

@@ -5,11 +5,12 @@ Its ops are data, not nodes of the graph: what the spec writes of them is how th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from r2d2c.diagnostics import suggest
 from r2d2c.graph import Init, Value
-from r2d2c.ops.op_graph import OP_GRAPH, STATISTICS, Start, Written
+from r2d2c.ops.op_graph import OP_GRAPH, PLACE, STATISTICS, Start, Written
 from r2d2c.resolve.growth import read_growing
 from r2d2c.resolve.op_graph_nodes import Nodes
 from r2d2c.resolve.region import RESERVED, RegionBuilder
@@ -18,13 +19,14 @@ from r2d2c.types import Dim
 
 if TYPE_CHECKING:
     from r2d2c.growth import Growing
+    from r2d2c.places import Placing
     from r2d2c.resolve.evaluate import Evaluator
     from r2d2c.resolve.program import Program
     from r2d2c.source import Span
     from r2d2c.syntax.ast import Expr, Syntax
     from r2d2c.syntax.spec import OpGraphSyntax
 
-NORMALISE = ("none", "batch")
+NORMALISE = ("none", "batch", "layer")
 # Of what is counted: more rows would not fit.
 MOST = 10_000_000
 
@@ -56,7 +58,7 @@ def call_op_graph(evaluator: Evaluator, index: int, node: Expr, name: str) -> An
     made = {arg.name: arg for arg in OP_GRAPH.args[1:]}
     inputs: list[Value | None] = [x]
     for part in made:
-        if part in STATISTICS and normalise == "none":
+        if (part in STATISTICS and normalise != "batch") or (part == PLACE and start.places is None):
             inputs.append(None)
             continue
         kind = "frozen" if part != "numbers" or region.frozen else "param"
@@ -98,9 +100,6 @@ def _refusal(
         message = f"the op graph `{name}` is inside of what a hypernet makes, and its ops are the same for all samples"
         return message, "use it outside of the block that the hypernet makes", also
     loops = [b for b in region.active_blocks if b in program.loops]
-    if loops and syntax.grow is not None:
-        message = f"the op graph `{name}` grows, and it is inside of the loop `{loops[-1]}`"
-        return message, "use it outside of the loop, or leave `grow` out", also
     option = syntax.options.get("normalise")
     if loops and option is not None and option.nodes[option.root].value == "batch":
         message = f"the ops of `{name}` are normalised over the batch, and inside of the loop `{loops[-1]}` every step has others"
@@ -127,24 +126,44 @@ class Reader:
         start = self._size("start", syntax.options.get("start"), 0)
         depth = self._size("depth", (syntax.grow or {}).get("depth"), 1) or None
         normalise = self._normalise()
-        nodes: tuple[Written, ...] = Nodes(self.sink, syntax).read()
+        nodes: tuple[Written, ...] = Nodes(self.sink, syntax, self.program.ops.kinds).read()
         self._room(capacity, start, kinds, nodes)
+        if normalise == "layer" and len(syntax.nodes) + start == 1:
+            option = syntax.options["normalise"]
+            message = f"`{syntax.name}` has one op, and normalised over all ops it would always be 0"
+            self.sink.report("E349", option.span(option.root), message, fix="write `normalise: batch`")
         growing = read_growing(self, len(syntax.nodes) + start, depth)
-        if any(d.severity == "error" for d in self.sink.diagnostics[before:]):
+        places = self._places()
+        if any(d.severity == "error" for d in self.sink.diagnostics[before:]) or isinstance(places, Failed):
             return None
-        return Start(syntax.name, capacity, kinds, nodes, start, depth), normalise, growing
+        wire = growing.wire if growing is not None else None
+        reach = growing.reach if growing is not None and growing.prefer == "near" else None
+        begins = Start(syntax.name, capacity, kinds, nodes, start, depth, places, wire, reach)
+        return begins, normalise, growing
+
+    def _places(self) -> Placing | Failed | None:
+        """Where its input columns are; None where they have no places."""
+        syntax = self.syntax.options.get("places")
+        if syntax is None:
+            return None
+        root, span = syntax.nodes[syntax.root], syntax.span(syntax.root)
+        name, known = span.text, self.program.placings
+        if root.kind == "name" and name in known:
+            return known[name] or FAILED
+        message = f"`places` of `{self.syntax.name}` is the name of a set of places, not `{name}`"
+        fix = suggest(name, known) or "make it in the section `places`: `retina: grid(8, 8)`"
+        self.sink.report("E355", span, message, fix=fix)
+        return FAILED
 
     def _kinds(self) -> tuple[str, ...]:
         """The kinds of `ops`, without those that are not known."""
-        from r2d2c.opgraph import KINDS
-
         found: list[str] = []
         for syntax in self.syntax.ops:
             root = syntax.nodes[syntax.root]
             name = str(root.value) if root.kind == "name" else ""
             span = syntax.span(syntax.root)
-            if name not in KINDS:
-                report_kind(self.sink, span, span.text)
+            if name not in self.program.ops.kinds:
+                report_kind(self.sink, span, span.text, self.program.ops.kinds)
             elif name in found:
                 self.sink.report("E341", span, f"the kind `{name}` is there twice", fix="remove one of them")
             else:
@@ -182,14 +201,14 @@ class Reader:
             return "none"
         root = syntax.nodes[syntax.root]
         name = str(root.value) if root.kind == "name" else ""
+        if name == "layer" and self.syntax.grow is not None:
+            message = f"`{self.syntax.name}` grows, and is normalised over its ops: a new op would change the columns of all others"
+            self.sink.report("E349", syntax.span(syntax.root), message, fix="write `normalise: batch`")
         if name in NORMALISE:
             return name
         span = syntax.span(syntax.root)
-        fix = (
-            "normalise what reads it: `layer_norm(columns)`" if name == "layer" else suggest(name, NORMALISE)
-        )
-        message = f"`normalise` of an op graph is `batch` or `none`, not `{span.text}`"
-        self.sink.report("E349", span, message, fix=fix)
+        message = f"`normalise` of an op graph is `batch`, `layer` or `none`, not `{span.text}`"
+        self.sink.report("E349", span, message, fix=suggest(name, NORMALISE))
         return "none"
 
     def _room(self, capacity: int, start: int, kinds: tuple[str, ...], nodes: tuple[Written, ...]) -> None:
@@ -212,10 +231,8 @@ class Reader:
             self.sink.report("E349", span, message, fix="name some: `ops: [add, mul, gauss]`")
 
 
-def report_kind(sink: Any, span: Span, name: str) -> None:
-    from r2d2c.opgraph import OP_KINDS
-
-    known = [kind.name for kind in OP_KINDS]
+def report_kind(sink: Any, span: Span, name: str, known: Iterable[str]) -> None:
+    known = list(known)
     shown = ", ".join(f"`{kind}`" for kind in known)
     sink.report(
         "E341",

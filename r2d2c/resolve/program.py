@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from r2d2c.diagnostics import Sink
 from r2d2c.graph import Argument, Region, Storage
-from r2d2c.ops.record import Op
+from r2d2c.ops.registry import Ops
+from r2d2c.places import Placing, Rule
 from r2d2c.resolve.memories import Memories
 from r2d2c.resolve.state import States
 from r2d2c.source import Span
@@ -30,7 +30,7 @@ class Program:
     """The tables that grow while a spec is resolved."""
 
     sink: Sink
-    ops: Mapping[str, Op]
+    ops: Ops
     dims: dict[str, DimLike] = field(default_factory=dict)
     dim_spans: dict[str, Span] = field(default_factory=dict)
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -41,6 +41,10 @@ class Program:
     op_graphs: dict[str, OpGraphSyntax] = field(default_factory=dict)
     # Where each op graph is used.
     op_graph_uses: dict[str, Span] = field(default_factory=dict)
+    # Sets of places, None after a diagnostic; and the storage of who is wired to whom.
+    placings: dict[str, Placing | None] = field(default_factory=dict)
+    masks: dict[Rule, str] = field(default_factory=dict)
+    seed: int = 0
     arguments: dict[str, Argument] = field(default_factory=dict)
     states: States = field(default_factory=States)
     # The storage that hypernets generate.

@@ -54,6 +54,18 @@ class OpGraphRef:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacesRef:
+    """The name of a set of places; as a value, its coordinates."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """A part of an expression that is read as a formula, and not evaluated."""
+
+
+@dataclass(frozen=True, slots=True)
 class LoopResult:
     """What a loop gives, by name (`z`, `z.steps`), or with ``prefix`` the part of it under a name.
 
@@ -179,6 +191,8 @@ def kind_of(result: Any) -> str:
         return f"the hypernet `{result.name}`"
     if isinstance(result, OpGraphRef):
         return f"the op graph `{result.name}`"
+    if isinstance(result, PlacesRef):
+        return f"the places `{result.name}`"
     if isinstance(result, LoopResult):
         return f"what the loop `{result.name}` gives"
     if isinstance(result, MemoryResult):

@@ -20,6 +20,7 @@ from r2d2c.resolve.results import (
     OpRef,
     Path,
     Placed,
+    PlacesRef,
     Unknown,
     UnknownCall,
     kind_of,
@@ -85,6 +86,10 @@ class Values:
         if isinstance(result, Forbidden):
             self.sink.report(result.code, placed.span, result.message, fix=result.fix)
             return FAILED
+        if isinstance(result, PlacesRef):
+            from r2d2c.resolve.places import coordinates_value
+
+            return coordinates_value(self.region, result.name)
         if isinstance(result, Dim):
             return self.region.size(result, placed.span)
         what = kind_of(result)
@@ -144,7 +149,8 @@ class Values:
 
     def nearest(self, name: str) -> Fix | None:
         """The defined name that was probably meant."""
-        return suggest(name, [*self.region.names, *self.program.dims, *self.visible()])
+        own = (*self.region.names, *self.program.dims, *self.program.placings)
+        return suggest(name, [*own, *self.visible()])
 
     def visible(self) -> list[str]:
         names = self.region.outside("*")

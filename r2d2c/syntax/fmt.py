@@ -26,7 +26,7 @@ _SKIP = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
 # The values that are texts or numbers, not expressions.
 _TEXT_SECTIONS = ("r2d2c", "model", "doc", "imports")
 _TEXT_KEYS = ("doc", "keep")
-_TEXT_OF_TRAIN = ("data", "epochs", "batch_size", "seed")
+_TEXT_OF_TRAIN = ("data", "columns", "workers", "epochs", "batch_size", "seed")
 _ROUNDS = 4
 
 

@@ -20,7 +20,6 @@ from r2d2c.syntax import sections
 from r2d2c.syntax.section_values import (
     Expression,
     Expressions,
-    Factor,
     Flag,
     Model,
     Name,
@@ -32,8 +31,8 @@ from r2d2c.syntax.section_values import (
     one_of,
     text_as,
     version,
-    whole,
 )
+from r2d2c.syntax.train_model import TrainModel
 
 
 class BlockModel(Model):
@@ -191,17 +190,21 @@ class GrowModel(Model):
     compensate: Flag | None = Field(
         None, description="Whether read-outs make up for what is removed, in least squares."
     )
+    refit: Flag | None = Field(
+        None, description="Whether a round first moves the read-outs to where the loss is least."
+    )
     whole: Flag | None = Field(
         None,
         description="Whether an op that others use may go, with all that depends on it; else only leaves go.",
     )
     prefer: Expression | None = Field(
         None,
-        description="Which arguments new ops get: `any`, `gradient`, where much is to gain, or `near` in space.",
+        description="Which arguments new ops get: `any`, `gradient`, where much is to gain, `near` in space, or `shallow`.",
     )
     reach: Expression | None = Field(None, description="With `near`: how far is near.")
     wire: Expression | None = Field(
-        None, description="Which columns a new op may read together, by their places: `distance < 2`."
+        None,
+        description="Which columns a new op may read, by their places and its own: `step == 1 and plane <= 1`.",
     )
     frozen: list[Expression] | None = Field(
         None, description="Ops that stay as they are, by name, or `all` that there are at first."
@@ -226,49 +229,11 @@ class OpGraphModel(Model):
     )
     normalise: Expression | None = Field(
         None,
-        description="What is done to the value of an op: `batch` (over the batch, with running statistics) or `none`.",
+        description="How values of ops are normalised: `batch` (with running statistics), `layer` (over ops) or `none`.",
     )
     places: Expression | None = Field(None, description="Where its input columns are: the name of `places`.")
     grow: GrowModel | None = Field(None, description="How it changes while it is trained.")
     doc: Text | None = Field(None, description="What the op graph is for.")
-
-
-class TrainModel(Model):
-    """How `r2d2c train` trains; every key can be given on the command line instead."""
-
-    data: Text | None = Field(
-        None, description="A data source: `digits`, `idx:FOLDER`, `npz:FILE`, `csv:FILE`, …"
-    )
-    epochs: Annotated[int, Field(ge=0), BeforeValidator(whole(0))] | None = Field(
-        None, description="Passes over the data."
-    )
-    batch_size: Annotated[int, Field(ge=1), BeforeValidator(whole(1))] | None = Field(
-        None, description="Samples in a batch."
-    )
-    optimizer: Expression | None = Field(None, description="An optimizer, such as `adam(lr=2e-3)`.")
-    schedule: Expression | None = Field(None, description="How the learning rate changes, such as `cosine`.")
-    rates: dict[str, Factor] | None = Field(
-        None,
-        description="Factors on the learning rate, by the beginning of parameters' names: `encode.r: 0.1`.",
-    )
-    sizes: dict[NameKey, Expression] | None = Field(
-        None,
-        description="Run-time dims in training, such as `depth: 3`, or `depth: 1..4` for another one every batch.",
-    )
-    chunk: Annotated[int, Field(ge=1), BeforeValidator(whole(1))] | None = Field(
-        None,
-        description="Steps of a sequence in a learning pass: longer ones are learned in parts, and the state goes on.",
-    )
-    seed: Annotated[int, Field(ge=0), BeforeValidator(whole(0))] | None = Field(
-        None, description="Where all random numbers come from."
-    )
-    metrics: list[Expression] | None = Field(
-        None, description="What is measured on the composed model, such as `accuracy(logits, y)`."
-    )
-    split: Expression | None = Field(
-        None, description="The share of the training data that is held out for validation."
-    )
-    monitor: Expression | None = Field(None, description="The metric that decides which checkpoint is best.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ stand in `section_models.py`, which is imported only when a tree is validated (p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
@@ -205,13 +205,25 @@ class Output(Named):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Train(Record):
-    """How to train. ``rates``: factors on the learning rate, by the beginning of parameters' names."""
+    """How to train. ``rates``: factors on the learning rate, by the beginning of parameters' names.
+
+    columns: of the data, by the port that takes them. clip: by the beginning of names too, or of the empty one.
+    """
 
     data: str | None = None
+    columns: Mapping[str, Sequence[YScalar]] = field(default_factory=dict)
+    augment: Mapping[str, YScalar] = field(default_factory=dict)
+    workers: int | None = None
     epochs: int | None = None
     batch_size: int | None = None
     optimizer: YScalar | None = None
     schedule: YScalar | None = None
+    optimizers: Mapping[str, YScalar] = field(default_factory=dict)
+    no_decay: tuple[YScalar, ...] = ()
+    clip: Mapping[str, YScalar] = field(default_factory=dict)
+    accumulate: int | None = None
+    precision: str | None = None
+    early_stop: int | None = None
     rates: Mapping[str, YScalar] = field(default_factory=dict)
     sizes: Mapping[str, YScalar] = field(default_factory=dict)
     chunk: int | None = None
@@ -252,8 +264,19 @@ MAP_SECTIONS: tuple[str, ...] = (
     "dims", "inputs", "targets", "places", "blocks", "hypernets", "memories", "op_graphs", "loops", "links", "losses", "outputs", "train",
 )  # fmt: skip
 
+# The maps that `--set`, `--epochs` and the like add to a spec that has none.
+ADDED_MAPS: tuple[str, ...] = (
+    "dims",
+    "places",
+    "losses",
+    "links",
+    "train",
+    "train.columns",
+    "train.augment",
+    "train.sizes",
+)
 # The maps whose keys are names with dots: `--set train.rates.encode.r=0.1` sets `encode.r` there.
-DOTTED_MAPS: tuple[str, ...] = ("train.rates", "train.sizes")
+DOTTED_MAPS: tuple[str, ...] = ("train.rates", "train.sizes", "train.optimizers", "train.clip")
 
 
 def validate(tree: YMap, sink: Sink, *, library: bool = False) -> Document | None:

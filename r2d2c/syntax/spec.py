@@ -23,7 +23,7 @@ from r2d2c.syntax.yaml_tree import YScalar, yaml_comment_after
 OP_GRAPH_OPTIONS = ("start", "normalise", "places")
 GROW_SIZES = ("add", "prune", "split", "merge", "depth", "epochs", "settle")
 GROW_OPTIONS = ("every", *GROW_SIZES, "by", "below", "prefer", "reach", "wire")
-GROW_FLAGS = ("whole", "compensate")
+GROW_FLAGS = ("whole", "compensate", "refit")
 HYPERNET_OPTIONS = ("mode", "hidden", "act", "rank", "base", "chunks", "normalise")
 
 

@@ -37,8 +37,8 @@ def apply_set(
     """The tree with ``text`` (``dims.H=128``) applied to it, or None after a diagnostic.
 
     A key is a path of names with dots between; a name that has dots itself (a link) is matched against the
-    keys that exist, or quoted. ``sections`` are the top-level maps that may be added when absent; ``dotted``
-    the maps whose keys are names with dots, which may be added too.
+    keys that exist, or quoted. ``sections`` are the maps that may be added when absent (`train`, `train.sizes`);
+    ``dotted`` the maps whose keys are names with dots, which may be added too.
     """
     source = Source(f"--set {text}", text)
     equals = _equals(text)
@@ -127,10 +127,12 @@ def _add(node: YMap, at: int, setting: _Setting, top: bool) -> YNode | None:
     key = YScalar(span, name, span, '"' if dotted else "")
     if end >= len(setting.key):
         return YMap(node.span, (*node.entries, (key, setting.value)))
-    if (top and name in setting.sections) or setting.in_dotted(end + 1):
+    whole = _squeezed(setting.key[:end])
+    if whole in setting.sections or setting.in_dotted(end + 1):
         inner = _add(YMap(span, ()), end + 1, setting, top=False)
         return inner and YMap(node.span, (*node.entries, (key, inner)))
-    known = [*node.keys(), *(setting.sections if top else ())]
+    added = [name for name in setting.sections if "." not in name] if top else []
+    known = list(dict.fromkeys([*node.keys(), *added]))
     where = f"`{setting.key[: at - 1]}`" if at else "the spec"
     message = f"{where} has no key `{name}` to set something in"
     fix = suggest(name, known)

@@ -20,7 +20,6 @@ import torch
 from r2d2c import driver
 from r2d2c.diagnostics import CompileError
 from r2d2c.driver import Checked
-from r2d2c.ops.registry import Ops
 from r2d2c.syntax.override import with_credit
 from r2d2c.train.atomic import write_atomic
 from r2d2c.train.checkpoint import pack_rng, unpack_rng
@@ -42,13 +41,12 @@ Degrees = dict[str, float]
 
 def under_backprop(checked: Checked) -> Checked | None:
     """The same spec with `backprop` on every link; None if it cannot learn like that."""
-    built_in = Ops(())
     try:
         return driver.check_source(
             checked.spec.source,
             folder=checked.folder,
             settings=with_credit(checked.settings, "backprop"),
-            ops=[op for op in checked.ops.values() if op.name not in built_in],
+            ops=checked.ops.extra,
             rules=checked.rules,
             seed=checked.graph.seed,
         )

@@ -21,16 +21,30 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}{_SUFFIX}")
     try:
-        yield partial
-        _flush(partial)
-        partial.replace(path)
-    except BaseException:
+        with named(path):
+            yield partial
+            _flush(partial)
+            partial.replace(path)
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink()
+        if isinstance(error, OSError) and error.filename in (partial, str(partial)):
+            error.filename = str(path)  # the name that a person knows
         raise
     # The rename itself is on disk only once the folder is; where folders cannot be flushed, that is the best.
     with suppress(OSError):
         _flush(path.parent)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Have an `OSError` that knows no file, as of a flush, name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -26,6 +26,17 @@ _BINARY: dict[object, Callable[[Any, Any], Any]] = {
 }
 
 
+_EXAMPLES = {"optimizer": "adam(lr=1e-3)", "augmentation": "crop(pad=2) |> flip"}
+_FIRST = {
+    "optimizer": "lr",
+    "crop": "pad",
+    "flip": "chance",
+    "jitter": "by",
+    "noise": "std",
+    "cutout": "size",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A name with its arguments; ``spans`` are the places of their values."""
@@ -41,8 +52,8 @@ class Call:
 
 
 def read_calls(syntax: Syntax, what: str, dims: Mapping[str, Any], sink: Sink) -> tuple[Call, ...] | None:
-    """The calls of a pipe in order; None after a diagnostic (E540). ``what`` is ``optimizer`` or
-    ``schedule``.
+    """The calls of a pipe in order; None after a diagnostic (E540, E650). ``what`` is ``optimizer``, ``schedule``
+    or ``augmentation``.
     """
     chain: list[Call] = []
     at: int | None = syntax.root
@@ -51,9 +62,9 @@ def read_calls(syntax: Syntax, what: str, dims: Mapping[str, Any], sink: Sink) -
         piped = node.kind == "call" and node.value == "piped"
         head = node.args[0] if node.kind == "call" else at
         if syntax.nodes[head].kind != "name":
-            example = "adam(lr=1e-3)" if what == "optimizer" else "warmup(epochs=2) |> cosine"
+            example = _EXAMPLES.get(what, "warmup(epochs=2) |> cosine")
             message = f"{_a(what)} is a name with arguments"
-            sink.report("E540", syntax.span(at), message, fix=f"write it as `{example}`")
+            sink.report(_code(what), syntax.span(at), message, fix=f"write it as `{example}`")
             return None
         call = _call(syntax, at, head, 2 if piped else 1, what, dims, sink)
         if call is None:
@@ -72,9 +83,9 @@ def _call(
         return Call(name, span=syntax.span(head))
     if len(node.args) > given:
         place = syntax.span(node.args[given])
-        first = "lr" if what == "optimizer" else "epochs"
+        first = _FIRST.get(what) or _FIRST.get(name, "epochs")
         message = f"the arguments of {_a(what)} have names"
-        sink.report("E540", place, message, fix=f"write `{name}({first}={place.text})`, say")
+        sink.report(_code(what), place, message, fix=f"write `{name}({first}={place.text})`, say")
         return None
     arguments: dict[str, Any] = {}
     spans: dict[str, Span] = {}
@@ -83,7 +94,7 @@ def _call(
         if value is None:
             place = syntax.span(position)
             message = f"`{key}` of `{name}` must be a number, a name or a tuple of numbers"
-            sink.report("E540", place, message, f"`{place.text}` is none")
+            sink.report(_code(what), place, message, f"`{place.text}` is none")
             return None
         arguments[key], spans[key] = value, syntax.span(position)
     return Call(name, arguments, syntax.span(head), spans)
@@ -115,6 +126,10 @@ def constant(syntax: Syntax, at: int, dims: Mapping[str, Any]) -> Any:
             return None
         return result if isinstance(result, int | float) else None
     return None
+
+
+def _code(what: str) -> str:
+    return "E650" if what == "augmentation" else "E540"
 
 
 def _a(word: str) -> str:

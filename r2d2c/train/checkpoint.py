@@ -6,6 +6,8 @@ Optimizer state is kept by the NAMES of parameters, so that it outlives reorderi
 from __future__ import annotations
 
 import json
+import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -80,7 +82,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         try:
             save_file(plain, partial, marked)
         except SafetensorError as error:  # the library wraps what the system says of a full disk
-            raise OSError(f"cannot write {path}: {error}") from error
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise OSError(f"cannot write {path}: {error}") from error
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def load_tensors(path: Path, *, foreign: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -207,7 +212,9 @@ def unpack_optimizer(optimizer: Optimizer, names: Mapping[str, Tensor], packed: 
     """
     state = packed_state(packed)
     check_state(
-        state, names, shapes=type(optimizer).__name__ in {record.torch_class for record in OPTIMIZERS}
+        state,
+        names,
+        shapes=type(optimizer).__name__ in {record.torch_class for record in OPTIMIZERS if record.shaped},
     )
     by_id = {id(parameter): name for name, parameter in names.items()}
     restore_groups(optimizer, packed)
@@ -333,7 +340,9 @@ def _dump(value: Json) -> str:
 
 
 def _damaged(path: Path, reason: str) -> NoReturn:
-    fix = (
-        "resume from the other one: checkpoints/best.safetensors" if path.name == "last.safetensors" else None
-    )
+    fix, other = None, path.with_name("best.safetensors")
+    if path.name == "last.safetensors" and other.is_file():
+        fix = f"go on from the best one, which may be older: cp {other} {path}"
+    elif path.name == "last.safetensors" and not path.exists():
+        fix = "the run was stopped before it first saved: start it anew"
     refuse("E520", f"cannot use checkpoint {path}: {reason}", fix=fix)

@@ -14,6 +14,7 @@ from r2d2c.driver import Checked
 from r2d2c.graph import Graph, Node, walk
 from r2d2c.loops import loop_of
 from r2d2c.source import Span
+from r2d2c.train.precision import around
 from r2d2c.types import Dim, symbol
 
 if TYPE_CHECKING:
@@ -57,10 +58,11 @@ def learn_pass(model: Model, stepper: Stepper, given: Mapping[str, Any]) -> tupl
     """One learning pass and its updates: the losses, and the model's state after it."""
     losses: Tensors = {}
     state: Tensors = {}
-    for number, visit in enumerate(model.visits(**given)):
-        losses.update(visit.losses)
-        stepper.after(number)
-        state = visit.state
+    with around(model):
+        for number, visit in enumerate(model.visits(**given)):
+            losses.update(visit.losses)
+            stepper.after(number)
+            state = visit.state
     return losses, state
 
 
@@ -72,10 +74,17 @@ def learn_batch(
     chunks: Chunks | None,
 ) -> Tensors:
     """Learn a batch, part by part where it is cut; each part goes on with the state of the one before. The losses."""
+    from r2d2c.train.measure import size_of
+
+    samples = size_of(batch)
     if chunks is None:
+        stepper.begin(samples)
         return learn_pass(model, stepper, {**batch, **sizes})[0]
     means, state = Means(), None
+    left = 1.0
     for part, share in chunks.parts(batch):
+        left -= share
+        stepper.begin(samples, share, whole=left < 1e-9)
         given = {**part, **sizes} if state is None else {**part, **sizes, "state": state}
         losses, state = learn_pass(model, stepper, given)
         means.add(losses, share)

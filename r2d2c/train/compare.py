@@ -60,6 +60,11 @@ class Comparison:
 
         return rows(self.board)
 
+    def _repr_html_(self) -> str:
+        from r2d2c.train.notebook import comparison_html
+
+        return comparison_html(self)
+
     def run(self, rule: str, seed: int) -> Run:
         """The run of a rule, as it was written, and a seed."""
         (found,) = [c for c in Plan.read(self.folder).competitors if c.label == rule]
@@ -150,7 +155,7 @@ def _started(
         known = path.is_dir() and (path / FILE).exists()
         also = f", or go on with this comparison: --resume {path}" if known else ""
         refuse("E522", f"the folder {path} {what}", fix=f"choose another with --out{also}")
-    request = Request(data, trusted=True)
+    request = Request(data, trusted=True, plugins=plugins)
     text = data_text(request)
     named = overrides(data=text) if text is not None else []
     check = partial(check_for_training, plugins=plugins, request=request)

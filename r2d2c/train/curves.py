@@ -43,10 +43,18 @@ def collect(records: Iterable[Mapping[str, Any]], key: str) -> Curves:
 
 def draw_curves(records: Iterable[Mapping[str, Any]], path: Path, *, title: str = "") -> bool:
     """Write a PNG of the records' losses, metrics and ops, atomically; False (and no file) if there are none."""
+    image = png_of(records, title=title)
+    if image is not None:
+        write_atomic(path, image)
+    return image is not None
+
+
+def png_of(records: Iterable[Mapping[str, Any]], *, title: str = "") -> bytes | None:
+    """A PNG of the records' losses, metrics and ops; None if there are none."""
     records = list(records)
     panels = [(key, curves) for key in _LABELS if (curves := collect(records, key))]
     if not panels:
-        return False
+        return None
     # The object interface, with Agg's canvas: no global state, no window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -62,8 +70,7 @@ def draw_curves(records: Iterable[Mapping[str, Any]], path: Path, *, title: str 
     buffer = io.BytesIO()
     # No version in the file: the same run gives the same bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomic(path, buffer.getvalue())
-    return True
+    return buffer.getvalue()
 
 
 def _panel(axis: Axes, key: str, curves: Curves) -> None:

@@ -83,6 +83,9 @@ class Callback:
 
     def on_end(self, test: Mapping[str, Any] | None) -> None: ...
 
+    def on_close(self, finished: bool) -> None:
+        """Last of all, however the training ended."""
+
 
 class Callbacks:
     """Many callbacks as one. ``kind``: the class that has their methods."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +18,9 @@ from r2d2c.train.atomic import write_atomic
 from r2d2c.train.data import stable_seed
 from r2d2c.train.events import Callbacks
 from r2d2c.train.evolve_ensemble import Ensemble, formulas
+from r2d2c.train.evolve_pool import Pool
 from r2d2c.train.evolve_store import FILE, Candidate, Store, ranked
-from r2d2c.train.evolve_worker import SPEC, Job, Maker, Place, Result, begin, mutable, work
+from r2d2c.train.evolve_worker import SPEC, Job, Maker, Place, Result, mutable
 from r2d2c.train.interrupt import Interrupted, Request, catching
 from r2d2c.train.load import Request as Asked
 from r2d2c.train.load import check_for_training, load_data
@@ -32,8 +31,6 @@ from r2d2c.train.settings import Settings, overrides, read_settings
 
 if TYPE_CHECKING:
     from r2d2c.driver import Checked
-
-POLL = 0.2  # seconds between two looks for Ctrl-C while other processes work
 
 
 @dataclass(slots=True)
@@ -119,7 +116,7 @@ def evolve(
     """Search for better op graphs: in every generation `population` mutants of the best, each trained for `epochs`.
 
     The spec's own op graphs, trained as long, are the first candidate. keep: of how many the ensemble is. workers:
-    processes of one thread; the result is the same whatever their number. A folder `out` that has a search is gone
+    processes of one thread, this one included; the result is the same whatever their number. A folder `out` that has a search is gone
     on with; E575 if that is another one. callbacks: objects with methods of `EvolveCallback`.
     Ctrl-C finishes the batch and raises `KeyboardInterrupt`; what was made is kept. A script that asks for several
     workers needs ``if __name__ == "__main__":`` around the call.
@@ -129,11 +126,10 @@ def evolve(
         if value < 1:
             raise ValueError(f"{name} is too small")
     named = [*overrides(seed=seed, data=data), *settings]
-    checked = check_for_training(spec, named, tuple(plugins), Asked(data, trusted=True))
+    source = Asked(data, plugins=tuple(plugins))
+    checked = check_for_training(spec, named, tuple(plugins), source)
     wanted = _settings(checked)
-    loaded = load_data(
-        checked, Asked(data, trusted=True), default=wanted.data, span=wanted.data_span, split=wanted.split
-    )
+    loaded = load_data(checked, source, default=wanted.data, span=wanted.data_span, split=wanted.split)
     if loaded.bound.train is None or loaded.bound.validation is None:
         refuse(
             "E577",
@@ -217,6 +213,7 @@ class _Searching:
     def __init__(self, search: Search, store: Store, maker: Maker, workers: int, tell: Callbacks) -> None:
         self.search, self.store, self.maker, self.workers, self.tell = search, store, maker, workers, tell
         self.request = Request()
+        self.pool: Pool | None = None
         self.reasons: tuple[Diagnostic, ...] = ()
 
     def run(self, seed: int, keep: int) -> Evolution:
@@ -225,19 +222,15 @@ class _Searching:
         threads = torch.get_num_threads()
         # Sums depend on the number of threads: here as many as a worker has.
         torch.set_num_threads(1)
-        pool = None
         try:
             with catching() as self.request:
-                if self.workers > 1:
-                    pool = _Pool(self.maker.place, self.workers)
-                self._all(seed, pool)
+                self._all(seed)
                 return self._finish(keep)
         finally:
-            if pool is not None:
-                pool.close()
+            self._close()
             torch.set_num_threads(threads)
 
-    def _all(self, seed: int, pool: _Pool | None) -> None:
+    def _all(self, seed: int) -> None:
         search = self.search
         search.candidates = {c.id: c for c in self.store.candidates()}
         self.tell("on_search", search)
@@ -249,7 +242,11 @@ class _Searching:
                 known = search.candidates.setdefault(candidate.id, candidate)
                 if known.state == "waiting":
                     jobs.append(Job(known))
-            for result in self._made(jobs, pool):
+            others = min(self.workers, search.population) - 1
+            # They start while the first candidate, which has none beside it, is made here.
+            if jobs and others and self.pool is None and (generation or search.generations):
+                self.pool = Pool(self.maker.place, others)
+            for result in self._made(jobs):
                 self._note(result)
             if self.request.stop:
                 raise Interrupted(search.folder, 0, 0)
@@ -262,6 +259,12 @@ class _Searching:
             if jobs:
                 self.tell("on_generation", search, generation)
             self._forget(generation)
+        self._close()
+
+    def _close(self) -> None:
+        if self.pool is not None:
+            self.pool.close()
+            self.pool = None
 
     def _planned(self, generation: int, seed: int) -> list[Candidate]:
         """The candidates of a generation: every one of the better half has as many children."""
@@ -280,9 +283,9 @@ class _Searching:
             for number in range(self.search.population)
         ]
 
-    def _made(self, jobs: Sequence[Job], pool: _Pool | None) -> Iterator[Result]:
-        if pool is not None and len(jobs) > 1:
-            yield from pool.run(jobs, self.request)
+    def _made(self, jobs: Sequence[Job]) -> Iterator[Result]:
+        if self.pool is not None and len(jobs) > 1:
+            yield from self.pool.run(jobs, self.maker.make, self.request)
             return
         for job in jobs:
             if self.request.stop:
@@ -327,46 +330,6 @@ class _Searching:
                 "best": alone.measure(loader.epoch(0), metrics),
             }
         return Evolution(self.search, best, ensemble, test, self.maker.place.plugins)
-
-
-class _Pool:
-    """Processes that make candidates."""
-
-    def __init__(self, place: Place, workers: int) -> None:
-        from multiprocessing import get_context
-
-        # Forked processes would share torch's threads and locks with this one.
-        context = get_context("spawn")
-        self.stopped = context.Event()
-        self.executor = ProcessPoolExecutor(
-            workers,
-            mp_context=context,
-            initializer=begin,
-            initargs=(place, self.stopped),
-        )
-
-    def run(self, jobs: Sequence[Job], request: Request) -> Iterator[Result]:
-        """What becomes of the jobs, as they are done. After a stop only those that were nearly done."""
-        waiting: set[Future[Result | None]] = {self.executor.submit(work, job) for job in jobs}
-        while waiting:
-            done, waiting = wait(waiting, POLL, FIRST_COMPLETED)
-            if request.stop:
-                self.stopped.set()
-                waiting = {future for future in waiting if not future.cancel()}
-            for future in done:
-                try:
-                    result = None if future.cancelled() else future.result()
-                except BrokenProcessPool:
-                    if request.stop:
-                        return
-                    lost = 'a worker ended on its own: out of memory, or a script without `if __name__ == "__main__":`'
-                    raise ChildProcessError(lost) from None
-                if result is not None:
-                    yield result
-
-    def close(self) -> None:
-        self.stopped.set()
-        self.executor.shutdown(cancel_futures=True)
 
 
 __all__ = ["Candidate", "Ensemble", "Evolution", "EvolveCallback", "Search", "evolve"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from r2d2c.mutation_choice import score_magnitude
-from r2d2c.ops.op_graph import TABLE
+from r2d2c.ops.op_graph import parts_of
 from r2d2c.ops.op_graph_rows import topology_of
 from r2d2c.train.evolve_worker import mutable
 from r2d2c.train.growth_log import formula
@@ -59,7 +59,7 @@ def formulas(model: Model, most: int) -> dict[str, dict[str, str]]:
     tensors = model.state_dict()
     found = {}
     for name, graph in mutable(model).items():
-        rows = {part: tensors[f"{graph.node}.{part}"].numpy(force=True) for part in TABLE}
+        rows = {part: tensors[f"{graph.node}.{part}"].numpy(force=True) for part in parts_of(graph)}
         topology = topology_of(rows, graph.inputs, graph.names)
         numbers = tensors[f"{graph.node}.numbers"].double().numpy(force=True)
         squares = np.zeros(graph.capacity)

@@ -19,16 +19,19 @@ import numpy as np
 from r2d2c import driver
 from r2d2c.diagnostics import CompileError, Diagnostic, Sink
 from r2d2c.driver import Checked
-from r2d2c.formulas import evaluate, reads
-from r2d2c.growth import OpGraph
-from r2d2c.mutate import Limits, mutate
-from r2d2c.mutation_choice import Bias, Draw, additions, generator, prunes
-from r2d2c.mutations import Add, Mutation, MutationError, Prune, to_json
+from r2d2c.formulas import reads
+from r2d2c.growth import Every, Growing, OpGraph
+from r2d2c.mutate import mutate
+from r2d2c.mutation_choice import generator
+from r2d2c.mutations import Mutation, MutationError, to_json
 from r2d2c.plugins import collect
 from r2d2c.source import Source
 from r2d2c.train.evolve_store import Candidate
 from r2d2c.train.growth import Count, Growth, op_graphs
-from r2d2c.train.growth_scores import Watch, scores
+from r2d2c.train.growth_choice import Chosen
+from r2d2c.train.growth_choice import choose as choose_round
+from r2d2c.train.growth_places import points
+from r2d2c.train.growth_scores import Watch
 from r2d2c.train.interrupt import Interrupted, Request
 from r2d2c.train.load import Loaded, load_data
 from r2d2c.train.load import Request as Asked
@@ -113,7 +116,7 @@ class Maker:
         assert settings is not None
         self.settings: Settings = settings
         if loaded is None:
-            asked = Asked(place.data, place.origin, trusted=True)
+            asked = Asked(place.data, place.origin, trusted=True, plugins=place.plugins)
             loaded = load_data(
                 self.checked, asked, default=settings.data, span=settings.data_span, split=settings.split
             )
@@ -158,6 +161,7 @@ class Maker:
             folder=seen_from(self.place.origin, path),
             data=self.place.data,
             classes=self.loaded.classes,
+            scaling=self.loaded.bound.scaling,
             shapes=self.loaded.bound.shapes,
         ).write(path)
         stopping = [_Stopping(stop, path)]
@@ -193,39 +197,39 @@ class Maker:
     def _inherit(self, trainer: Trainer, parent: int) -> None:
         """Begin with all that a parent had learned, as a run of its own."""
         checkpoint = RunFolder(self.place.run(parent)).load()
-        counts = {name: {"rounds": 0, "added": 0, "pruned": 0, "stale": 0} for name in trainer.growth.growing}
-        fresh = {"lines": 0, "best": None, "growth": {"lines": 0, "counts": counts}}
+        growth = trainer.growth.state()
+        frozen = checkpoint.state["growth"].get("frozen", {})
+        fresh = {"lines": 0, "best": None, "growth": {**growth, "frozen": frozen}}
         trainer.restore(replace(checkpoint, state={**checkpoint.state, **fresh}))
 
     def _begin_log(self, trainer: Trainer) -> None:
-        growth = trainer.growth
-        starts = {name: growth.topology(name) for name in growth.growing}
-        if starts:
-            growth.lines = growth.log.create(hashlib.sha256(self.text.encode()).hexdigest(), starts)
+        if trainer.growth.growing:
+            trainer.growth.open_log(hashlib.sha256(self.text.encode()).hexdigest())
 
     def _mutate(self, trainer: Trainer, job: Job) -> dict[str, list[Mutation]]:
         growth, at = trainer.growth, job.candidate.generation
         try:
-            wanted = choose(trainer, job.candidate) if job.mutations is None else job.mutations
-            for name, mutations in wanted.items():
-                before = growth.topology(name)
-                done = mutate(before, mutations, at=at)
-                growth.apply(name, done)
+            if job.mutations is None:
+                wanted = choose(trainer, job.candidate)
+            else:
+                wanted = {name: Chosen(list(given)) for name, given in job.mutations.items()}
+            for name, chosen in wanted.items():
+                before, mutations = growth.topology(name), chosen.mutations
+                done = mutate(before, mutations, at=at, frozen=growth.frozen.get(name, frozenset()))
+                growth.apply(name, done, chosen.fits)
                 if name in growth.growing:
                     growth.log.append(
                         name, at, mutations, done.topology, epoch=trainer.epoch, step=trainer.batches
                     )
                     growth.lines += 1
-                    added = sum(isinstance(mutation, Add) for mutation in mutations)
-                    gone = before.count + added - done.topology.count
-                    growth.counts[name] = Count(at, added, gone)
+                    growth.counts[name] = Count().after(at, mutations, before, done.topology)
         except MutationError as error:
             refuse(
                 "E571",
                 f"candidate {job.candidate.id} cannot be made: {error.message}",
                 fix=error.remedy or None,
             )
-        return {name: list(mutations) for name, mutations in wanted.items()}
+        return {name: chosen.mutations for name, chosen in wanted.items()}
 
 
 def measure(trainer: Trainer) -> float:
@@ -241,11 +245,11 @@ def mutable(model: Model) -> dict[str, OpGraph]:
     return {name: graph for name, graph in op_graphs(model).items() if graph.kinds and graph.readers}
 
 
-def choose(trainer: Trainer, candidate: Candidate) -> dict[str, list[Mutation]]:
-    """Draw the mutations of a candidate: of one op graph some prunes, then some additions.
+def choose(trainer: Trainer, candidate: Candidate) -> dict[str, Chosen]:
+    """Draw the mutations of a candidate: of one op graph some prunes, then some additions, and merges and splits.
 
     How many at most is what `grow` of the op graph says, else an eighth of its ops. Worth little makes it likely to
-    be pruned: the worth is multiplied with a random factor.
+    be pruned: the worth is multiplied with a random factor, and `below` is no bound.
     """
     growth: Growth = trainer.growth
     random = generator(candidate.seed, candidate.generation)
@@ -258,21 +262,23 @@ def choose(trainer: Trainer, candidate: Candidate) -> dict[str, list[Mutation]]:
     prune = int(random.integers(0 if add else 1, most_pruned + 1)) if most_pruned else 0
     prune = min(max(prune, add - (before.capacity - before.count)), before.count - 1)
 
-    by = growing.by if growing is not None else "effect"
-    prefer = growing is not None and growing.prefer == "gradient"
     watch = Watch(trainer.model, graph)
-    seen = watch.look(trainer.sample(), slopes=prefer or "taylor" in reads(by))
-    gone: list[Prune] = []
-    if prune > 0:
-        weights = [growth._readout(reader.weight, reader.offset, graph) for reader in graph.readers]
-        marks = evaluate(by, scores(before, seen, weights, candidate.generation))
-        whole = growing is not None and growing.whole
-        gone = prunes(before, marks * random.exponential(size=len(marks)), prune, leaves=not whole)
-    after = mutate(before, gone).topology
-    depth = growing.depth if growing is not None else watch.node.attrs["start"].depth
-    bias = Bias(seen.varies, seen.strength if prefer else None)
-    new = additions(after, add, random, Draw(kinds=graph.kinds, bias=bias), limits=Limits(depth=depth))
-    return {graph.name: [*gone, *new]}
+    wanted = growing or Growing(Every("epochs", 1), depth=watch.node.attrs["start"].depth)
+    slopes = wanted.prefer == "gradient" or "taylor" in reads(wanted.by)
+    luck = random.exponential(size=before.capacity) if prune > 0 else None
+    chosen = choose_round(
+        graph,
+        replace(wanted, add=add, prune=prune, below=None),
+        before,
+        watch.look(trainer.sample(), slopes=slopes),
+        growth.readouts(graph),
+        random,
+        at=candidate.generation,
+        frozen=growth.frozen.get(graph.name, frozenset()),
+        luck=luck,
+        points=points(trainer.model, graph),
+    )
+    return {graph.name: chosen}
 
 
 # -- in a process of its own

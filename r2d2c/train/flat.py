@@ -99,8 +99,8 @@ class FlatStep:
             if parameter.grad is not None:
                 parameter.grad.zero_()
 
-    def step(self) -> None:
-        """One step of all parameters. A gradient that was replaced is taken over; None is zero."""
+    def gradients(self) -> list[Tensor]:
+        """The gradients of all parameters, as few tensors. One that was replaced is taken over; None is zero."""
         import torch
 
         for flat in self._flats:
@@ -119,6 +119,11 @@ class FlatStep:
         for parameter in self._alone.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        return [tensor.grad for tensor in self._tensors() if tensor.grad is not None]
+
+    def step(self) -> None:
+        """One step of all parameters. A gradient that was replaced is taken over; None is zero."""
+        self.gradients()
         self.optimizer.step()
 
     def check(self) -> None:

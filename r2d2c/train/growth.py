@@ -13,19 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2d2c.formulas import evaluate, reads, spell
+from r2d2c.formulas import reads, spell
 from r2d2c.graph import walk
 from r2d2c.growth import Growing, OpGraph
-from r2d2c.lower.init import seed_of
 from r2d2c.mutate import Change, Limits, Mutated, mutate
-from r2d2c.mutation_choice import Bias, Draw, additions, generator, prunes
-from r2d2c.mutations import Add, Mutation, MutationError
+from r2d2c.mutation_choice import generator
+from r2d2c.mutations import Add, Freeze, Merge, Mutation, MutationError, Split
 from r2d2c.opgraph import Topology
-from r2d2c.ops.op_graph import OP_GRAPH, STATISTICS, TABLE
+from r2d2c.ops.op_graph import OP_GRAPH, STATISTICS, parts_of
 from r2d2c.ops.op_graph_rows import rows_of, topology_of
+from r2d2c.seeds import seed_of
 from r2d2c.train import growth_rows
+from r2d2c.train.growth_choice import Chosen, Fit, choose, choose_start
+from r2d2c.train.growth_frozen import ancestors, hold, named
 from r2d2c.train.growth_log import GrowthLog
-from r2d2c.train.growth_scores import Seen, Watch, scores
+from r2d2c.train.growth_places import points
+from r2d2c.train.growth_refit import refit
+from r2d2c.train.growth_scores import Watch
 from r2d2c.train.guard import last_good
 from r2d2c.train.measure import Batch
 from r2d2c.train.refuse import refuse
@@ -53,7 +57,7 @@ def op_graphs(model: Model) -> dict[str, OpGraph]:
         readers = tuple(found[start.name].readers) if start.name in found else ()
         inputs = int(width) - start.capacity
         sizes = (start.name, inputs, start.capacity, start.kinds)
-        rows[start.name] = OpGraph(*sizes, readers, growing, start.names, node.id, node.origin)
+        rows[start.name] = OpGraph(*sizes, readers, growing, start.names, node.id, node.origin, start.places)
     return rows
 
 
@@ -65,6 +69,20 @@ class Count:
     added: int = 0
     pruned: int = 0
     stale: int = 0
+    split: int = 0
+    merged: int = 0
+
+    def after(self, at: int, done: Sequence[Mutation], before: Topology, topology: Topology) -> Count:
+        """What it is after the round number `at`, which made of an op graph another."""
+        added, split, merged = (sum(isinstance(one, kind) for one in done) for kind in (Add, Split, Merge))
+        gone = before.count + added + split - merged - topology.count
+        return Count(
+            at,
+            self.added + added,
+            self.pruned + gone,
+            split=self.split + split,
+            merged=self.merged + merged,
+        )
 
 
 class Growth:
@@ -84,26 +102,62 @@ class Growth:
         self.graphs = op_graphs(model)
         self.growing = {name: one.growing for name, one in self.graphs.items() if one.growing is not None}
         self.counts = {name: Count() for name in self.growing}
+        self.frozen: dict[str, frozenset[str]] = {}
         self.log = GrowthLog(run.path)
         self.lines = 0
+        self.fresh = True  # not from another run
+        # Of several processes, one decides for all.
+        self.decide: Callable[[Chosen], Chosen] = lambda chosen: chosen
         self._watches: dict[str, Watch] = {}
 
     # -- what a training tells
     def begin(self, epochs: int, batches: int | None) -> None:
-        """Before the first batch. Refuses (E352) a schedule that would leave an op graph empty."""
+        """Before the first batch. Refuses a schedule that would leave an op graph empty (E352), and frozen ops that
+        are not there (E578)."""
         if not self.growing:
             return
         starts = {name: self.topology(name) for name in self.growing}
         for name, start in starts.items():
             self._check(name, start.count, epochs, batches)
-        self.lines = self.log.create(self.run.lock.spec_sha256, starts)
+            if self.fresh and self.sample is not None and start.count > len(self.graphs[name].names):
+                self._mend(name, self.sample())
+        self.open_log(self.run.lock.spec_sha256)
+
+    def _mend(self, name: str, samples: Sequence[Batch]) -> None:
+        """Draw the random ops again that have nothing to give on the data. This is how the op graph begins: no round."""
+        graph, growing, before = self.graphs[name], self.growing[name], self.topology(name)
+        seen = Watch(self.model, graph).look(samples, slopes=False)
+        random = generator(seed_of(self.model.graph.seed, f"{name}.grow"), 0)
+        found = choose_start(graph, growing, before, seen, random, points(self.model, graph))
+        chosen = self.decide(Chosen(found))
+        if chosen.mutations:
+            self.apply(name, mutate(before, chosen.mutations, at=0))
+
+    def open_log(self, fingerprint: str) -> None:
+        """Begin the log with the op graphs as they are, and freeze what the spec wants frozen."""
+        starts = {name: self.topology(name) for name in self.growing}
+        wanted = {name: named(growing, starts[name], name) for name, growing in self.growing.items()}
+        self.frozen = {
+            name: self.frozen.get(name, frozenset()) or ancestors(starts[name], wanted[name])
+            for name in starts
+        }
+        self.lines = self.log.create(fingerprint, starts)
+        for name, frozen in self.frozen.items():
+            if frozen:
+                rows = starts[name].rows
+                steps = [Freeze(one) for one in sorted(frozen, key=rows.__getitem__)]
+                self.log.append(name, 0, steps, starts[name], epoch=0, step=0)
+                self.lines += 1
+        self._hold()
 
     def before_batch(self, given: Batch, epoch: int, batch: int, batches: int) -> None:
         """Make the rounds that are due before a batch. epoch, batch: its numbers; batches: how many were learned."""
         for name, growing in self.growing.items():
             if batches and self._due(name, growing, epoch, batch, batches):
+                self.stepper.flush()
                 samples = self.sample() if self.sample is not None else [given]
-                self.round(name, samples, epoch=epoch, step=batches)
+                settling = _settles(growing, epoch, batch)
+                self.round(name, samples, epoch=epoch, step=batches, settling=settling)
 
     def after_epoch(self, better: bool) -> None:
         """better: whether the monitored metric is the best so far."""
@@ -115,14 +169,32 @@ class Growth:
         return {name: int((self._tensor(name, "kind") >= 0).sum()) for name in self.growing}
 
     def state(self) -> dict[str, Any]:
-        return {"lines": self.lines, "counts": {name: asdict(count) for name, count in self.counts.items()}}
+        return {
+            "lines": self.lines,
+            "counts": {name: asdict(count) for name, count in self.counts.items()},
+            "frozen": {name: sorted(names) for name, names in self.frozen.items() if names},
+        }
 
     def load(self, state: Mapping[str, Any], sink: Sink) -> None:
         """Go on from `state`; the topologies are in the weights. The log is cut to what the state knows."""
         if self.growing:
             self.counts = {name: Count(**count) for name, count in state["counts"].items()}
             self.lines = state["lines"]
+            self.frozen = {name: frozenset(names) for name, names in state.get("frozen", {}).items()}
             self.log.keep(self.lines, sink)
+            self._hold()
+
+    def _hold(self) -> None:
+        """From now on, every step of the optimizer leaves frozen ops as they are."""
+        held = [name for name, frozen in self.frozen.items() if frozen]
+        if held:
+            self.stepper.pinned = [
+                put_back
+                for name in held
+                for put_back in hold(
+                    self.model, self.graphs[name].node, self.topology(name), self.frozen[name]
+                )
+            ]
 
     # -- when
     def _due(self, name: str, growing: Growing, epoch: int, batch: int, batches: int) -> bool:
@@ -139,32 +211,47 @@ class Growth:
         growing, capacity = self.growing[name], self.graphs[name].capacity
         last = epochs - 1 if growing.epochs is None else min(growing.epochs, epochs - 1)
         unit = growing.every.unit
-        if unit == "plateau" or (unit == "steps" and batches is None):
+        if unit == "plateau" or (unit == "steps" and batches is None) or growing.below is not None:
             return
         rounds = (last if unit == "epochs" else (last + 1) * (batches or 0) - 1) // growing.every.count
         for number in range(1, rounds + 1):
+            done = number * growing.every.count
+            epoch, batch = (done, 0) if unit == "epochs" else divmod(done, batches or 1)
+            more = 0 if _settles(growing, epoch, batch) else growing.add + growing.split
             if growing.prune and count - growing.prune < 1:
                 refuse(
                     "E352",
                     f"round {number} of the growth of `{name}` would leave no op: {growing.prune} of {count} go",
                     growing.origin,
-                    notes=[f"there are {rounds} rounds, and each adds {growing.add}"],
+                    notes=[
+                        f"there are {rounds} rounds, and each adds {growing.add}"
+                        + (f", those of the last {growing.settle} epochs none" if growing.settle else "")
+                    ],
                     fix="prune fewer, or say when it stops with `epochs`",
                 )
-            after = min(capacity, count - growing.prune + growing.add)
-            if after >= count:
+            after = min(capacity, count - growing.prune + more)
+            if after >= count and not growing.settle:
                 return
             count = after
 
     # -- a round
-    def round(self, name: str, samples: Sequence[Batch], *, epoch: int, step: int) -> Mutated | None:
-        """Prune, then add; None if nothing changed. Refuses (E571) scores that are no numbers; nothing has changed then."""
+    def round(
+        self, name: str, samples: Sequence[Batch], *, epoch: int, step: int, settling: bool = False
+    ) -> Mutated | None:
+        """Merge, prune, split and add; None if nothing changed. settling: only merge and prune.
+
+        Refuses (E571) scores that are no numbers; nothing has changed then.
+        """
         graph, growing, count = self.graphs[name], self.growing[name], self.counts[name]
-        before, at = self.topology(name), count.rounds + 1
+        frozen, before, at = self.frozen.get(name, frozenset()), self.topology(name), count.rounds + 1
+        undo = refit(self.model, graph, before, samples) if growing.refit else None
         try:
-            mutations, marks = self._choose(graph, growing, before, at, samples)
-            done = mutate(before, mutations, at=at, limits=Limits(depth=growing.depth))
+            chosen = self.decide(self._choose(graph, growing, before, at, samples, settling))
+            limits = Limits(depth=growing.depth)
+            done = mutate(before, chosen.mutations, at=at, frozen=frozen, limits=limits)
         except MutationError as error:
+            if undo is not None:
+                undo()
             refuse(
                 "E571",
                 f"round {at} of the growth of `{name}` cannot be made: {error.message}",
@@ -173,48 +260,42 @@ class Growth:
                 fix=error.remedy or None,
             )
         count.stale = 0
-        if not mutations:
+        if not chosen.mutations:
             return None
-        self.apply(name, done)
-        added = sum(isinstance(mutation, Add) for mutation in mutations)
-        self.counts[name] = Count(
-            at, count.added + added, count.pruned + before.count + added - done.topology.count
-        )
-        self.log.append(name, at, mutations, done.topology, epoch=epoch, step=step, worth=marks)
+        self.apply(name, done, chosen.fits)
+        self.counts[name] = count.after(at, chosen.mutations, before, done.topology)
+        self.log.append(name, at, chosen.mutations, done.topology, epoch=epoch, step=step, worth=chosen.worth)
         self.lines += 1
         return done
 
     def _choose(
-        self, graph: OpGraph, growing: Growing, before: Topology, at: int, samples: Sequence[Batch]
-    ) -> tuple[list[Mutation], dict[str, float]]:
-        """The mutations of a round, and what those that go were worth."""
+        self,
+        graph: OpGraph,
+        growing: Growing,
+        before: Topology,
+        at: int,
+        samples: Sequence[Batch],
+        settling: bool,
+    ) -> Chosen:
         slopes = "taylor" in reads(growing.by) or growing.prefer == "gradient"
         if graph.name not in self._watches:
             self._watches[graph.name] = Watch(self.model, graph)
-        seen = self._watches[graph.name].look(samples, slopes=slopes)
-        found: list[Mutation] = []
-        marks: dict[str, float] = {}
-        after = before
-        least = min(growing.prune, before.count - 1)
-        if least > 0:
-            weights = [self._readout(reader.weight, reader.offset, graph) for reader in graph.readers]
-            marked = evaluate(growing.by, scores(before, seen, weights, at))
-            gone = prunes(before, marked, least, leaves=not growing.whole)
-            found += gone
-            marks = {prune.name: float(marked[before.rows[prune.name]]) for prune in gone}
-            after = mutate(before, gone, at=at).topology
-        if growing.add:
-            random = generator(seed_of(self.model.graph.seed, f"{graph.name}.grow"), at)
-            draw = Draw(kinds=graph.kinds, bias=self._bias(graph, growing, seen))
-            found += additions(after, growing.add, random, draw, limits=Limits(depth=growing.depth))
-        return found, marks
+        return choose(
+            graph,
+            growing,
+            before,
+            self._watches[graph.name].look(samples, slopes=slopes),
+            self.readouts(graph),
+            generator(seed_of(self.model.graph.seed, f"{graph.name}.grow"), at),
+            at=at,
+            frozen=self.frozen.get(graph.name, frozenset()),
+            settling=settling,
+            points=points(self.model, graph),
+        )
 
-    def _bias(self, graph: OpGraph, growing: Growing, seen: Seen) -> Bias:
-        # A column that is the same for every sample has nothing to give; a node that goes is not read anyway.
-        usable = seen.varies
-        if growing.prefer == "gradient":
-            return Bias(usable, seen.strength)
-        return Bias(usable)
+    def readouts(self, graph: OpGraph) -> list[np.ndarray[Any, Any]]:
+        """f64[outputs, columns]: the weights that each reader has for the columns."""
+        return [self._readout(reader.weight, reader.offset, graph) for reader in graph.readers]
 
     def _readout(self, weight: str, offset: int, graph: OpGraph) -> np.ndarray[Any, Any]:
         """f64[outputs, columns]: the weights of a reader, of these columns."""
@@ -231,14 +312,17 @@ class Growth:
     def topology(self, name: str) -> Topology:
         """The table that the model's buffers have just now."""
         graph = self.graphs[name]
-        rows = {part: self._tensor(name, part).numpy(force=True) for part in TABLE}
+        rows = {part: self._tensor(name, part).numpy(force=True) for part in parts_of(graph)}
         return topology_of(rows, graph.inputs, graph.names)
 
     def _tensor(self, name: str, part: str) -> Tensor:
         return self.model.get_buffer(f"{self.graphs[name].node}.{part}")
 
-    def apply(self, name: str, done: Mutated) -> None:
-        """Write a batch of mutations into the model and the optimizers' state, in place."""
+    def apply(self, name: str, done: Mutated, fits: Sequence[Fit] = ()) -> None:
+        """Write a batch of mutations into the model and the optimizers' state, in place.
+
+        fits: what is added before to the weights and biases of the readers, in their order.
+        """
         import torch
 
         graph, change = self.graphs[name], done.change
@@ -253,6 +337,13 @@ class Growth:
         for part, fresh in zip(STATISTICS, (0.0, 1.0), strict=True):
             if f"{graph.node}.{part}" in buffers:
                 growth_rows.move(buffers[f"{graph.node}.{part}"], change, "rows", fresh)
+        with torch.no_grad():
+            for reader, fit in zip(graph.readers, fits, strict=False):
+                columns = self._columns({**buffers, **parameters}[reader.weight], reader.offset, graph)
+                columns += torch.from_numpy(fit.weight).to(columns).view(columns.shape)
+                if reader.bias is not None:
+                    bias = {**buffers, **parameters}[reader.bias].detach()
+                    bias += torch.from_numpy(fit.bias).to(bias).view(bias.shape)
         for reader in graph.readers:
             weight = parameters.get(reader.weight)
             found = weight if weight is not None else buffers[reader.weight]
@@ -285,3 +376,12 @@ class Growth:
             }
             parameter = self._columns(parameter, offset, graph)
         growth_rows.move_state(state, change, axis, parameter, group)
+
+
+def _settles(growing: Growing, epoch: int, batch: int) -> bool:
+    """Whether a round at this time, before the batch of this number, only merges and prunes."""
+    return (
+        growing.settle > 0
+        and growing.epochs is not None
+        and (epoch, batch) > (growing.epochs - growing.settle, 0)
+    )

@@ -18,7 +18,8 @@ import numpy as np
 from r2d2c.diagnostics import Sink
 from r2d2c.mutation_log import Replayed, head, line, replay
 from r2d2c.mutations import Mutation, MutationError, refuse
-from r2d2c.opgraph import FREE, KINDS, NUMBER, OP_KINDS, Topology, empty
+from r2d2c.opgraph import FREE, KINDS, NUMBER, Topology, empty
+from r2d2c.opkinds import kind_of
 from r2d2c.train.atomic import write_atomic
 
 NAME = "mutations.jsonl"
@@ -91,13 +92,15 @@ def rebuild(lines: Iterable[str], fingerprint: str, *, until: int | None = None)
     """
     heads: dict[str, str] = {}
     rounds: dict[str, list[str]] = {}
+    counts: dict[str, int] = {}
     for number, text in enumerate(lines, 1):
         data = _read(text, number)
         name = data["op_graph"]
         if "mutations" in data and name not in heads:
-            heads[name], rounds[name] = text, []
+            heads[name], rounds[name], counts[name] = text, [], 0
         elif name in rounds:
             rounds[name].append(text)
+            counts[name] += data.get("at") != 0  # what is frozen at first is no round
         else:
             refuse("damaged", f"line {number} of the log is of `{name}`, and nothing says how that began")
     if not heads:
@@ -106,7 +109,7 @@ def rebuild(lines: Iterable[str], fingerprint: str, *, until: int | None = None)
     for name, first in heads.items():
         start = of_data(json.loads(first).get("began"))
         made = replay([first, *rounds[name]], fingerprint, start, until=until)
-        found[name] = Rebuilt(made, len(rounds[name]))
+        found[name] = Rebuilt(made, counts[name])
     return found
 
 
@@ -121,18 +124,24 @@ def _read(text: str, number: int) -> dict[str, Any]:
 
 
 def to_data(topology: Topology) -> dict[str, Any]:
-    """A topology as what JSON can hold: the nodes with their rows, arguments by name, None for an own number."""
-    nodes = [
-        [row, name, OP_KINDS[topology.kind[row]].name, arguments(topology, row), int(topology.born[row])]
+    """A topology as what JSON can hold: the nodes with their rows, arguments by name, None for an own number.
+
+    With places, every node has its own as well.
+    """
+    nodes: list[list[Any]] = [
+        [row, name, kind_of(topology.kind[row]).name, arguments(topology, row), int(topology.born[row])]
         for name, row in sorted(topology.rows.items(), key=lambda item: item[1])
     ]
+    if topology.places is not None:
+        for node in nodes:
+            node.append(topology.places[node[0]].tolist())
     whole = {"inputs": topology.inputs, "capacity": topology.capacity, "next": topology.next}
-    return {**whole, "nodes": nodes}
+    return {**whole, "nodes": nodes, **({} if topology.places is None else {"places": True})}
 
 
 def arguments(topology: Topology, row: int) -> list[str | None]:
     """What a node reads: names of inputs and nodes, None for a number of its own."""
-    columns = topology.args[row, : OP_KINDS[topology.kind[row]].arity].tolist()
+    columns = topology.args[row, : kind_of(topology.kind[row]).arity].tolist()
     return [None if column == NUMBER else column_name(topology, column) for column in columns]
 
 
@@ -147,16 +156,21 @@ def of_data(data: Any) -> Topology:
     try:
         start = empty(data["inputs"], data["capacity"])
         kind, args, born = start.kind.copy(), start.args.copy(), start.born.copy()
+        places = np.zeros((start.capacity, 3), np.float32) if data.get("places") else None
         names: list[str | None] = [None] * start.capacity
         columns = {f"x{column}": column for column in range(start.inputs)}
         columns |= {name: start.inputs + row for row, name, *_ in data["nodes"]}
-        for row, name, word, given, birth in data["nodes"]:
+        for row, name, word, given, birth, *where in data["nodes"]:
+            if places is not None:
+                (places[row],) = where
             names[row], kind[row], born[row] = name, KINDS[word], birth
             for place, arg in enumerate(given):
                 args[row, place] = NUMBER if arg is None else columns[arg]
         if (kind != FREE).sum() != len(data["nodes"]):
             raise ValueError("two nodes in a row")
-        return replace(start, kind=kind, args=args, born=born, names=tuple(names), next=int(data["next"]))
+        return replace(
+            start, kind=kind, args=args, born=born, names=tuple(names), next=int(data["next"]), places=places
+        )
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise MutationError("damaged", f"the log does not say how the op graph began ({error})") from None
 
@@ -176,6 +190,8 @@ def differences(one: Topology, other: Topology) -> list[str]:
             found.append(
                 f"`{name}` is in row {mine[name]} by the log, in row {theirs[name]} in the checkpoint"
             )
+        elif (places := tuple(map(place_of, (one, other), (mine[name], theirs[name]))))[0] != places[1]:
+            found.append(f"`{name}` is at {places[0]} by the log, at {places[1]} in the checkpoint")
         elif one.born[mine[name]] != other.born[theirs[name]]:
             births = int(one.born[mine[name]]), int(other.born[theirs[name]])
             found.append(
@@ -186,11 +202,16 @@ def differences(one: Topology, other: Topology) -> list[str]:
     return found
 
 
+def place_of(topology: Topology, row: int) -> tuple[float, ...] | None:
+    """Where a node is; None where there are no places."""
+    return None if topology.places is None else tuple(topology.places[row].tolist())
+
+
 def formula(topology: Topology, row: int, numbers: np.ndarray[Any, Any] | None = None) -> str:
     """A node as text, ``gauss(x3, o1)``; its own numbers as `p`, or by their values, f[capacity, 3]."""
     values = [
         (f"{numbers[row, place]:.4g}" if numbers is not None else "p") if name is None else name
         for place, name in enumerate(arguments(topology, row))
     ]
-    word = OP_KINDS[topology.kind[row]].name
+    word = kind_of(topology.kind[row]).name
     return f" {_SIGNS[word]} ".join(values) if word in _SIGNS else f"{word}({', '.join(values)})"

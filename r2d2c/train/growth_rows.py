@@ -170,6 +170,11 @@ def _checked(tensor: Tensor, change: Change, axis: Axis) -> None:
         raise ValueError(f"a tensor with {found} {axis} cannot follow a change of {wanted}")
 
 
+def fresh_state(key: str, parameter: Tensor, group: Mapping[str, Any]) -> float | Tensor:
+    """What a new optimizer's state of this name is for a parameter."""
+    return _FRESH.get(key, _zero)(parameter.detach(), group)
+
+
 def _zero(parameter: Tensor, group: Mapping[str, Any]) -> float | Tensor:
     return 0.0
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2d2c.growth import OpGraph
+from r2d2c.graph import walk
+from r2d2c.growth import SCORES, OpGraph
+from r2d2c.mutate import Change
+from r2d2c.mutate_checks import evaluate
 from r2d2c.mutation_choice import score_magnitude, score_std, score_taylor
-from r2d2c.opgraph import Ints, Topology
+from r2d2c.mutations import Add
+from r2d2c.opgraph import Ints, Topology, depths
 from r2d2c.ops.op_graph import OP_GRAPH
+from r2d2c.train.growth_surgeon import Surgeon
 from r2d2c.train.measure import Batch
 
 if TYPE_CHECKING:
@@ -20,6 +25,11 @@ if TYPE_CHECKING:
 
     from r2d2c.lower.graphs import Lowered
     from r2d2c.model import Model
+    from r2d2c.tracing_loops import Steps
+
+RARE = (
+    0.01  # without this share of the samples, the farthest ones, an op still has this share of its variance
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +46,23 @@ class Seen:
             found: Ints = np.isfinite(self.columns).all(0) & (np.ptp(self.columns, axis=0) > 0)
         return found
 
+    def moved(self, change: Change) -> Seen:
+        """The columns after a batch of mutations: nodes that were split off show what the others showed."""
+        copied = (change.source >= 0) & (change.source != change.touched)
+        if not copied.any():
+            return self
+        order = np.arange(self.columns.shape[1])
+        order[change.inputs[1] + change.touched[copied]] = change.inputs[0] + change.source[copied]
+        gradients = None if self.gradients is None else self.gradients[:, order]
+        return Seen(self.columns[:, order], gradients)
+
+    def joined(self, new: Sequence[Add], topology: Topology) -> Seen:
+        """The columns with those of ops that were just added to the topology; no gradient reaches them yet."""
+        columns = self.columns.copy()
+        for op in new:
+            columns[:, topology.inputs + topology.rows[op.name]] = value_of(op, self, topology)
+        return replace(self, columns=columns)
+
     @property
     def strength(self) -> Ints:
         """f64[columns]: how much of a gradient each gets."""
@@ -45,43 +72,64 @@ class Seen:
 
 
 class Watch:
-    """Runs a model to see the columns of one of its op graphs, and changes nothing of it."""
+    """Runs a model to see the columns of one of its op graphs, and changes nothing of it.
+
+    Of one in a loop these are the columns of all steps, each a sample.
+    """
 
     def __init__(self, model: Model, graph: OpGraph) -> None:
+        from r2d2c.tracing import value_name
+
         self.model = model
-        self.node = next(
-            node
-            for node in model._training_graph.body.nodes
+        region, self.node = next(
+            (region, node)
+            for region, node in walk(model._training_graph)
             if node.op == OP_GRAPH.name and node.attrs["start"].name == graph.name
         )
+        self.in_loop = region.kind == "step"
+        self.name = str(value_name(self.node, 0))
 
     def look(self, batches: Sequence[Batch], *, slopes: bool) -> Seen:
         """slopes: with gradients, as the credit rules of a learning pass give them; the columns are those of learning then."""
         if not slopes:
             return Seen(np.concatenate([self._columns(batch) for batch in batches]))
-        from r2d2c.tracing import value_name
-
-        name = value_name(self.node, 0)
-        assert name is not None
         values, gradients = [], []
         for batch in batches:
             given: dict[str, Any] = dict(batch)
             trace = self.model.trace(**given)
-            values.append(_flat(trace.values[name]))
-            delta = trace.deltas.get(name)
-            gradients.append(np.zeros_like(values[-1]) if delta is None else _flat(delta) / len(batches))
+            for name, value in self._mine(trace.values):
+                values.append(_flat(value))
+                delta = trace.deltas.get(name)
+                gradients.append(np.zeros_like(values[-1]) if delta is None else _flat(delta) / len(batches))
         return Seen(np.concatenate(values), np.concatenate(gradients))
+
+    def _mine(self, values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """Of values by name, the columns: one, or one a step."""
+        if not self.in_loop:
+            return [(self.name, values[self.name])]
+        return [(name, value) for name, value in values.items() if name.startswith(f"{self.name}@")]
 
     @cached_property
     def _lowered(self) -> tuple[Lowered, GraphModule]:
         from torch.fx import GraphModule
 
         from r2d2c.lower.graphs import lower_forward
+        from r2d2c.tracing import value_name
 
-        model = self.model
+        model, graph = self.model, self.model._training_graph
         wanted = [("columns", self.node.value())]
-        lowered = lower_forward(model._training_graph, model.spec.ops, wanted, False, model._float)
+        if self.in_loop:  # then loops are run, and their steps are watched
+            wanted = [(node.id, node.value()) for node in graph.body.nodes if node.op == "loop"]
+        lowered = lower_forward(graph, model.spec.ops, wanted, False, model._float)
+        if self.in_loop:
+            self._steps.watch(lowered.fx, value_name)
         return lowered, GraphModule(model, lowered.fx)
+
+    @cached_property
+    def _steps(self) -> Steps:
+        from r2d2c.tracing_loops import Steps
+
+        return Steps()
 
     def _columns(self, batch: Batch) -> Ints:
         """As the model is used: running statistics, no noise."""
@@ -92,8 +140,12 @@ class Watch:
         given = dict(self.model._check_batch(given, self.model._training_graph))
         arguments = [numbers[name] for name in lowered.arguments]
         with torch.no_grad():
-            (columns,) = run(*(given[name] for name in lowered.inputs), *arguments)
-        return _flat(columns)
+            found = run(*(given[name] for name in lowered.inputs), *arguments)
+        if not self.in_loop:
+            return _flat(found[0])
+        columns = np.concatenate([_flat(value) for _, value in self._mine(self._steps.values)])
+        self._steps.values.clear()
+        return columns
 
 
 def _flat(tensor: Any) -> Ints:
@@ -101,12 +153,84 @@ def _flat(tensor: Any) -> Ints:
     return found.reshape(-1, found.shape[-1])
 
 
-def scores(topology: Topology, seen: Seen, readouts: Sequence[Ints], at: int) -> dict[str, Ints]:
-    """Every score that a formula may read, f64[capacity]. readouts: f64[outputs, columns] each. at: the round."""
-    readout = np.concatenate([*readouts, np.zeros((0, topology.columns))])
+def overflows(seen: Seen, topology: Topology) -> Ints:
+    """bool[capacity]: ops with a value among the samples that is no finite number, as chains of squares come to."""
+    found: Ints = topology.live & ~np.isfinite(seen.columns[:, topology.inputs :]).all(0)
+    return found
+
+
+def worth_of_finite(worth: Ints, seen: Seen, topology: Topology) -> Ints:
+    """What ops are worth, f64[capacity], with the least there is for those that overflow: they go first."""
+    found: Ints = np.where(overflows(seen, topology), np.finfo(np.float64).min, worth)
+    return found
+
+
+def value_of(new: Add, seen: Seen, topology: Topology) -> Ints:
+    """f32[N], what a new op gives for the samples: in f32, as it will be used, and not normalised."""
+    rows = topology.rows
+
+    def column(arg: str | float) -> Ints:
+        if not isinstance(arg, str):
+            return np.full(len(seen.columns), arg, np.float32)
+        place = topology.inputs + rows[arg] if arg in rows else int(arg[1:])
+        found: Ints = seen.columns[:, place].astype(np.float32)
+        return found
+
     with np.errstate(all="ignore"):
-        found = {"effect": score_std(seen.columns, readout), "magnitude": score_magnitude(readout)}
-        if seen.gradients is not None:
+        found: Ints = evaluate(new.kind, [column(arg) for arg in new.args])
+    return found
+
+
+def useful(columns: Ints) -> Ints:
+    """bool[columns]: which have finite values for all samples, and tell more than a few of these apart.
+
+    What is nearly always the same, a product of rare pixels say, has hardly any variance in most batches; what is then
+    normalised by it is huge when it comes.
+    """
+    few = int(RARE * len(columns))
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(columns).all(0)
+        found = columns.astype(np.float64)
+        away = np.square(found - np.median(found, axis=0))
+        rest = np.partition(away, len(away) - 1 - few, axis=0)[: len(away) - few] if few else away
+        there: Ints = finite & (away.sum(0) > 0) & (rest.sum(0) >= RARE * away.sum(0))
+    return there
+
+
+def sound(seen: Seen, topology: Topology) -> Callable[[Add], bool]:
+    """Tells whether a new op is `useful`. Its arguments are columns of the topology."""
+    return lambda new: bool(useful(value_of(new, seen, topology)[:, None])[0])
+
+
+def scores(
+    topology: Topology,
+    seen: Seen,
+    readouts: Sequence[Ints],
+    at: int,
+    *,
+    wanted: Collection[str] = tuple(SCORES),
+    surgeon: Surgeon | None = None,
+) -> dict[str, Ints]:
+    """Scores that a formula may read, f64[capacity]; `age` is always there.
+
+    readouts: f64[outputs, columns] each. at: the round. wanted: the others that are needed. surgeon: knows which
+    columns are there, if that are not all.
+    """
+    readout = np.concatenate([*readouts, np.zeros((0, topology.columns))])
+    found: dict[str, Ints] = {}
+    with np.errstate(all="ignore"):
+        if "effect" in wanted:
+            found["effect"] = score_std(seen.columns, readout)
+        if "magnitude" in wanted:
+            found["magnitude"] = score_magnitude(readout)
+        if "taylor" in wanted and seen.gradients is not None:
             found["taylor"] = score_taylor(seen.columns, seen.gradients)
+        if "saliency" in wanted:
+            if surgeon is None:
+                kept = np.concatenate([np.ones(topology.inputs, bool), topology.live])
+                surgeon = Surgeon(seen.columns, kept)
+            found["saliency"] = surgeon.unexplained() * score_magnitude(readout)
     by_row = {name: values[topology.inputs :] for name, values in found.items()}
+    if "depth" in wanted:
+        by_row["depth"] = depths(topology).astype(np.float64)
     return {**by_row, "age": (at - topology.born).astype(np.float64)}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from r2d2c.diagnostics import Sink
 from r2d2c.train.data import BoundData, Loader
 from r2d2c.train.data.bind import Split, TableSplit
-from r2d2c.train.measure import Batch, Measurement, measure, size_of, weighted
+from r2d2c.train.distributed.alone import Alone
+from r2d2c.train.measure import Batch, Measurement, size_of, weighted
 from r2d2c.train.settings import TOTAL, Monitor, Settings
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ SAMPLE = 1024  # training samples that metrics are measured on where there is no
 
 
 class Judge:
-    """Measures one model on its data. loader: of the training data. limit: of batches of every split, None: all."""
+    """Measures one model on its data. loader: of the training data. limit: of batches of every split, None: all.
+
+    team: the processes that measure together.
+    """
 
     def __init__(
         self,
@@ -28,8 +32,10 @@ class Judge:
         loader: Loader,
         limit: int | None,
         sink: Sink,
+        team: Alone | None = None,
     ) -> None:
         self.model, self.settings, self.data, self.loader, self.limit = model, settings, data, loader, limit
+        self.team = team or Alone()
         self.monitor = self._monitor(sink)
 
     def _monitor(self, sink: Sink) -> Monitor:
@@ -48,8 +54,10 @@ class Judge:
         return Monitor("total", TOTAL)
 
     def measure(self, split: Split) -> Measurement:
-        batches: Iterator[Batch] = iter(split.loader(self.settings.batch_size).epoch(0))
-        return measure(self.model, self._limited(batches), self.settings.metrics)
+        batches: Iterator[Batch] = iter(
+            split.loader(self.settings.batch_size, workers=self.settings.workers).epoch(0)
+        )
+        return self.team.measure(self.model, self._limited(batches), self.settings.metrics)
 
     def _limited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for number, batch in enumerate(batches):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,21 @@ from r2d2c.ops.registry import Ops
 from r2d2c.plugins import Found, collect
 from r2d2c.source import Source, Span
 from r2d2c.syntax.parse import parse
+from r2d2c.syntax.sections import Train
+from r2d2c.syntax.yaml_nodes import YMap
 from r2d2c.train.data import (
+    SOURCES,
     BatchStream,
     BoundData,
     DataContext,
     Dataset,
-    DataSource,
     bind,
     from_batches,
     open_data,
 )
+from r2d2c.train.data.columns import check_ports, with_classes, with_columns
+from r2d2c.train.data.dataset import Scaling
+from r2d2c.train.data.plugged import plugged_sources
 from r2d2c.train.ports import data_bounds, data_ports, input_names, port_spans, solve_dims, unsolved
 from r2d2c.train.refuse import refuse
 
@@ -37,12 +42,17 @@ class Request:
         one for each split. None: what the spec says.
     folder: where relative paths of the spec's own data start. ``trusted``: the words did not come from the
         spec.
+    plugins: which may bring sources of data. ``whole``: a file is not split, see `DataContext`. ``classes``,
+        ``scaling``: those of the training data, if this is other data for a trained model.
     """
 
     what: Any = None
     folder: Path | None = None
     trusted: bool = True
-    sources: tuple[DataSource, ...] = ()
+    plugins: tuple[Any, ...] = ()
+    whole: bool = False
+    classes: tuple[str, ...] | None = None
+    scaling: Scaling | None = None
 
 
 def data_text(request: Request) -> str | None:
@@ -63,13 +73,13 @@ def check_for_training(
         if not settings:
             return spec
         source, folder, before = spec.spec.source, spec.folder, spec.settings
-        extra = (tuple(spec.ops.values()), spec.rules)
+        extra = (spec.ops.extra, spec.rules)
     else:
         path = Path(spec)
         source, folder, before = driver.read(path, str(path)), path.parent, ()
         found: Found = collect(plugins)
-        extra = (tuple(found.ops), found.rules)
-    return check_text(source, folder, (*before, *settings), extra[0], extra[1], request)
+        extra = (found.ops, found.rules)
+    return check_text(source, folder, (*before, *settings), *extra, request)
 
 
 def check_text(
@@ -87,7 +97,7 @@ def check_text(
         from r2d2c.resolve.imports import load_imports
         from r2d2c.resolve.model import resolve
 
-        table = Ops(_extra(ops))
+        table = Ops(ops)
         graph = resolve(spec, table, load_imports(spec, folder, sink), sink, rules=credit_rules(rules))
         sink.stop_on_errors()
         # Its mistakes may be no more than that a size is not known yet; they are reported below if they stay.
@@ -95,18 +105,16 @@ def check_text(
         wanted = {name: places[name] for name in places if name in unsolved(graph)}
         if wanted:
             train = spec.document.train
+            if train is not None:
+                check_columns(train, data_ports(graph))
             span = train.at("data") if train is not None and train.data is not None else None
-            dataset = _open(request, train.data if train else None, span, DataContext(folder, span=span))
+            dataset = _open(
+                request, train.data if train else None, span, DataContext(folder, span=span), train
+            )
             if isinstance(dataset, Dataset):
                 solved = solve_dims(graph, dataset, wanted)
                 settings = [*settings, *(f"dims.{name}={size}" for name, size in solved.items())]
-    return driver.check_source(source, folder=folder, settings=settings, ops=_extra(ops), rules=rules)
-
-
-def _extra(ops: Iterable[Any]) -> tuple[Any, ...]:
-    """The ops of plug-ins among all: the built-in ones are there anyhow."""
-    built_in = Ops(())
-    return tuple(op for op in ops if op.name not in built_in)
+    return driver.check_source(source, folder=folder, settings=settings, ops=ops, rules=rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,25 +148,73 @@ def load_data(
     graph = checked.graph
     names = None if targets else input_names(graph)
     ports, bounds = data_ports(graph, names), data_bounds(graph)
-    context = DataContext(request.folder or checked.folder, False, span, graph.seed, ports, bounds)
-    opened = _open(request, default, span, context)
+    train = checked.spec.document.train
+    context = DataContext(
+        request.folder or checked.folder,
+        False,
+        span,
+        graph.seed,
+        ports,
+        bounds,
+        request.whole,
+        request.scaling,
+    )
+    if train is not None:
+        check_columns(train, data_ports(graph))
+    sink = Sink()
+    opened = _open(request, default, span, context, train, names)
     if isinstance(opened, BatchStream):
         return Loaded(opened.bind(ports, bounds), "batches from Python")
     if split is not None:
         opened = opened.with_validation(split, graph.seed)
-    sink = Sink()
     bound = bind(opened, ports, sink, bounds=bounds, spans=port_spans(checked))
     sink.stop_on_errors()
     assert bound is not None
     return Loaded(bound, opened.name, tuple(sink.diagnostics))
 
 
+def check_columns(train: Train, ports: Collection[str]) -> None:
+    """E591 where `train.columns` names what is none of the ports."""
+    node = train.node.get("columns") if isinstance(train.node, YMap) else None
+    spans = {key.value: key.span for key, _ in node} if isinstance(node, YMap) else {}
+    sink = Sink()
+    check_ports(train.columns, spans, ports, sink)
+    sink.stop_on_errors()
+
+
+def map_columns(dataset: Dataset, train: Train, ports: Collection[str] | None = None) -> Dataset:
+    """The data with the columns that `train.columns` gives to ``ports`` (to all if None)."""
+    sink = Sink()
+    wanted = {port: names for port, names in train.columns.items() if ports is None or port in ports}
+    found = with_columns(dataset, wanted, sink)
+    sink.stop_on_errors()
+    return found
+
+
 def _open(
+    request: Request,
+    default: str | None,
+    span: Span | None,
+    context: DataContext,
+    train: Train | None,
+    ports: Collection[str] | None = None,
+) -> Dataset | BatchStream:
+    """What is asked for, or the spec's own ``default``; with columns as `train.columns` says, of ``ports`` alone."""
+    opened = _open_as_it_is(request, default, span, context)
+    if not isinstance(opened, Dataset):
+        return opened
+    if train is not None:
+        opened = map_columns(opened, train, ports)
+    return opened if request.classes is None else with_classes(opened, request.classes, None)
+
+
+def _open_as_it_is(
     request: Request, default: str | None, span: Span | None, context: DataContext
 ) -> Dataset | BatchStream:
     what = request.what
     if isinstance(what, Dataset | BatchStream):
         return what
+    sources = plugged_sources(request.plugins, (source.name for source in SOURCES))
     if what is None:
         if default is None:
             refuse(
@@ -166,9 +222,9 @@ def _open(
                 "nothing says which data to use",
                 fix="write `data: digits` under `train:`, or give --data SOURCE",
             )
-        return open_data(default, context, request.sources)
+        return open_data(default, context, sources)
     if isinstance(what, str | Path):
-        return open_data(str(what), replace(context, trusted=request.trusted, span=None), request.sources)
+        return open_data(str(what), replace(context, trusted=request.trusted, span=None), sources)
     splits = what if isinstance(what, Mapping) and what.keys() <= {"train", "validation", "test"} else None
     if splits:
         return from_batches(splits.get("train", ()), splits.get("validation"), splits.get("test"))

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from r2d2c.diagnostics import Sink
+from r2d2c.train.augmentation import augmented
 from r2d2c.train.checkpoint import Checkpoint, pack_rng, unpack_rng
-from r2d2c.train.chunks import learn_batch
 from r2d2c.train.data import BoundData, Loader, stable_seed
 from r2d2c.train.data.bind import TableSplit
+from r2d2c.train.distributed.alone import Alone
 from r2d2c.train.events import Callbacks, EpochInfo, Progress, Start, StepInfo
 from r2d2c.train.growth import Growth
 from r2d2c.train.guard import check_losses, check_parameters
@@ -25,10 +26,10 @@ from r2d2c.train.measure import (
     Sums,
     Width,
     measure,
-    size_of,
     warn_of_collapse,
     weighted,
 )
+from r2d2c.train.precision import check_device, prepare
 from r2d2c.train.refuse import refuse
 from r2d2c.train.run_folder import RunFolder
 from r2d2c.train.settings import Settings
@@ -62,29 +63,47 @@ class Trainer:
         *,
         callbacks: Iterable[Any] = (),
         limits: Limits | None = None,
+        team: Alone | None = None,
     ) -> None:
-        self.model, self.settings, self.data, self.run_folder = model, settings, data, run
+        self.team = team or Alone()
+        self.model, self.settings, self.data = model, settings, data
+        self.run_folder = run = self.team.folder(run)
         self.limits = limits or Limits()
         self.callbacks, self.sink = Callbacks(callbacks), Sink()
         self.device = next((t.device for t in model.parameters()), torch.device("cpu"))
         self.losses = tuple(model._training_graph.losses)  # a distance that credit drops is none
         if data.train is None:
             refuse("E539", f"{data.name} has no training data")
-        self.loader: Loader = data.train.loader(settings.batch_size, seed=settings.seed, shuffle=True)
-        parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.data = data = augmented(data, settings.augment, self.sink)
+        self.sink.stop_on_errors()
+        assert data.train is not None
+        loader: Loader = data.train.loader(
+            settings.batch_size, seed=settings.seed, shuffle=True, augment=True, workers=settings.workers
+        )
+        self.loader = self.team.loader(loader)
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        parameters = self.team.prepare(model, trained)
         visits = model._training_graph.visits
         self.stepper = Stepper(
             parameters,
             visits,
             settings.record,
             settings.optimizer,
-            clip=settings.clip,
             sometimes=model._sometimes,
             rates=settings.rates,
+            others=settings.others,
+            undecayed=settings.undecayed,
+            clips=settings.clips,
+            accumulate=settings.accumulate,
+            sharded=self.team.sharded,
         )
-        self.stepper.set_schedule(settings.schedule, settings.epochs, self._batches())
-        self.judge = Judge(model, settings, data, self.loader, self.limits.limit_batches, self.sink)
+        self.team.adopt(self.stepper)
+        check_device(settings.precision, self.device, settings.precision_span)
+        prepare(model, settings.precision)
+        self.judge = Judge(model, settings, data, loader, self.limits.limit_batches, self.sink, self.team)
         sample = self.sample if isinstance(data.train, TableSplit) else None
+        better = self.judge.monitor.better
+        self.stepper.set_schedule(settings.schedule, settings.epochs, self._batches(), better)
         self.growth = Growth(model, self.stepper, run, sample)
         self.sums = Sums(self.losses, self.device)
         self.spread = Spread(model)
@@ -92,6 +111,9 @@ class Trainer:
         self.seconds = 0.0
         self.best: dict[str, Any] | None = None
         self.finished = False
+        # For how many epochs the monitor has brought nothing new, and after which one training stopped early.
+        self.stale = 0
+        self.stopped: int | None = None
         self.warned: set[str] = set()
         self.widest: dict[str, Width] = {}
         self._recent: list[torch.Tensor] = []
@@ -107,6 +129,7 @@ class Trainer:
         """Train to the last epoch and measure the test split. Raises `Interrupted` after a signal, having saved."""
         before = pack_rng()
         try:
+            self.team.begin(self)
             if resume is not None:
                 self.restore(resume)
             else:
@@ -116,11 +139,13 @@ class Trainer:
                 self.save()
             self._announce()
             with catching() as request:
-                while self.epoch < self.settings.epochs:
+                while self.epoch < self.settings.epochs and self.stopped is None:
                     self._run_epoch(request)
-                    self._stop_if(request)
+                    self._stop_if(self.team.all_agree(request.stop))
+                self.team.close()
                 self._finish()
         finally:
+            self.callbacks("on_close", self.finished)
             unpack_rng(before)
 
     def _seed(self) -> None:
@@ -171,12 +196,14 @@ class Trainer:
                 if self.callbacks.wants("on_progress"):
                     rate = (self.sums.samples - first) / (now - began)
                     self.callbacks("on_progress", Progress(self.epoch, self.batch, self.sums.means(), rate))
-            if request.stop or now - saved >= self.limits.checkpoint_every:
+            stop, due = self.team.agree(request.stop, now - saved >= self.limits.checkpoint_every)
+            if stop or due:
                 saved = now
                 before, self.seconds = self.seconds, self.seconds + now - began
                 self.save()
                 self.seconds = before
-            self._stop_if(request)
+            self._stop_if(stop)
+        self.stepper.flush()
         self._look()
         self.seconds += time.perf_counter() - began
         self._end_epoch()
@@ -185,9 +212,9 @@ class Trainer:
         settings = self.settings
         self.growth.before_batch(batch, self.epoch, self.batch, self.batches)
         sizes = settings.sizes_at(self.model._step) if settings.sizes else {}
-        losses = learn_batch(self.model, self.stepper, batch, sizes, settings.chunks)
+        losses, samples = self.team.learn(self, batch, sizes)
         self.stepper.after_batch()
-        self._recent.append(self.sums.add(losses, size_of(batch)))
+        self._recent.append(self.sums.add(losses, samples))
         self.batch += 1
         self.batches += 1
         if self.callbacks.wants("on_step"):
@@ -199,10 +226,11 @@ class Trainer:
     def _look(self) -> None:
         """Wait for the device and look at the losses since the last look."""
         rows, self._recent = self._recent, []
-        check_losses(self.model, self.losses, rows, self.run_folder, self._where())
+        check_losses(self, rows, self._where())
 
-    def _stop_if(self, request: Request) -> None:
-        if request.stop:
+    def _stop_if(self, stop: bool) -> None:
+        if stop:
+            self.team.close()
             self.run_folder.draw_curves()
             raise Interrupted(self.run_folder.path, self.epoch + (self.batch > 0), self.batch)
 
@@ -212,7 +240,9 @@ class Trainer:
         return self.judge.sample(self.epoch)
 
     def _end_epoch(self) -> None:
-        losses = self.sums.means()
+        self.team.gather(self)
+        sums = self.team.sums(self.sums)
+        losses = sums.means()
         train: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "split": "train",
@@ -231,9 +261,10 @@ class Trainer:
         train |= {
             **({"ops": self.growth.sizes()} if self.growth.growing else {}),
             "lr": self.stepper.rate,
-            "samples": self.sums.samples,
+            **({"rates": rates} if (rates := self.stepper.rates) else {}),
+            "samples": sums.samples,
             "seconds": self.seconds,
-            "rate": self.sums.samples / self.seconds if self.seconds else None,
+            "rate": sums.samples / self.seconds if self.seconds else None,
         }
         validation = None
         if self.data.validation is not None:
@@ -243,7 +274,10 @@ class Trainer:
         better = self.judge.improves(value, None if self.best is None else self.best["value"])
         if better:
             self.best = {"value": value, "epoch": self.epoch + 1, "monitor": self.judge.monitor.name}
-        self.stepper.after_epoch()
+        self.stepper.after_epoch(value)
+        self.stale = 0 if better else self.stale + 1
+        if self.settings.early_stop is not None and self.stale >= self.settings.early_stop:
+            self.stopped = self.epoch + 1
         self.growth.after_epoch(better)
         self._append(*([train] if validation is None else [train, validation]))
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
@@ -303,7 +337,8 @@ class Trainer:
     def save(self, *, best: bool = False) -> None:
         """Write the checkpoint, from which `restore` goes on exactly."""
         self._look()
-        check_parameters(self.model, self.run_folder, self._where())
+        self.team.gather(self)
+        check_parameters(self, self._where())
         state = {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -311,18 +346,22 @@ class Trainer:
             "batches": self.batches,
             "epochs": self.settings.epochs,
             "lines": self.lines,
-            "sums": self.sums.state(),
+            "sums": self.team.sums(self.sums).state(),
             "seconds": self.seconds,
             "schedule": self.stepper.schedule_state(),
             "best": self.best,
             "finished": self.finished,
+            **({"scale": self.model._scaler.state()} if self.model._scaler is not None else {}),
+            "stale": self.stale,
+            "stopped": self.stopped,
             "warned": sorted(self.warned),
             "widest": {name: list(width) for name, width in self.widest.items()},
             "validated": self.data.validation is not None,
             "growth": self.growth.state(),
         }
-        checkpoint = Checkpoint(self.model.state_dict(), self.stepper.pack(), pack_rng(), state)
+        checkpoint = Checkpoint(self.model.state_dict(), self.team.pack(self.stepper), pack_rng(), state)
         self.run_folder.save(checkpoint, best=best)
+        self.team.wait()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where a checkpoint was saved; ``metrics.jsonl`` is cut to what it knows."""
@@ -333,13 +372,20 @@ class Trainer:
         same = state["epochs"] == self.settings.epochs
         self.batches = state["batches"] if "batches" in state else state["step"]
         done = self.batches if self.stepper.per_batch else state["epoch"]
-        self.stepper.unpack(checkpoint.optimizers, state["schedule"] if same else None, done)
+        packed = self.team.unpack(checkpoint.optimizers, self.stepper)
+        self.stepper.unpack(packed, state["schedule"], done, same=same)
         self.model._step = state["step"]
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
         self.sums.load(state["sums"])
+        self.team.restore(self.sums)
         self.best, self.warned = state["best"], set(state["warned"])
         self.widest = {name: Width(*width) for name, width in state["widest"].items()}
-        self.finished = state["finished"] and self.epoch >= self.settings.epochs
+        if self.model._scaler is not None and "scale" in state:
+            self.model._scaler.load(state["scale"])
+        if same:  # with more epochs, it goes on
+            self.stale, self.stopped = state.get("stale", 0), state.get("stopped")
+        over = self.stopped is not None or self.epoch >= self.settings.epochs
+        self.finished = state["finished"] and over
         self.lines = self.run_folder.keep_metrics(state["lines"], self.sink)
         self.growth.load(state.get("growth", {}), self.sink)
         unpack_rng(checkpoint.rng)

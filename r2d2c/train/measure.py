@@ -13,6 +13,7 @@ from r2d2c.diagnostics import Sink
 from r2d2c.graph import Graph, Value
 from r2d2c.lower.graphs import LoweredVisit, lower_forward
 from r2d2c.train.ports import input_names
+from r2d2c.train.precision import around
 from r2d2c.train.settings import Measured
 
 if TYPE_CHECKING:
@@ -91,6 +92,49 @@ def measure(
     """Losses and metrics over batches; metrics see the outputs of the composed model, and nothing else
     does. ``sizes``: the model's arguments, their usual values where they are not given.
     """
+    found = measured_sums(model, batches, metrics, losses=losses, sizes=sizes)
+    values = {m.label: m.metric.compute(found.metrics[m.label]) for m in metrics}
+    return Measurement(found.samples, found.sums.means() if losses else {}, values)
+
+
+@dataclass(slots=True)
+class Counted:
+    """What was added up over batches: the losses, and the states of the metrics by their labels."""
+
+    samples: int
+    sums: Sums
+    metrics: dict[str, State]
+    measured: Sequence[Measured]
+
+    def weighted(self) -> dict[str, float]:
+        """The losses, each times the samples."""
+        return {name: mean * self.samples for name, mean in self.sums.means().items()}
+
+    def states(self) -> dict[str, dict[str, float]]:
+        return {label: {key: float(v) for key, v in state.items()} for label, state in self.metrics.items()}
+
+    def result(
+        self, samples: int, losses: Mapping[str, float], states: Mapping[str, Mapping[str, float]]
+    ) -> Measurement:
+        """The measurement of several such, given their sums."""
+        values = {
+            m.label: m.metric.compute(
+                {key: torch.tensor(v, dtype=torch.float64) for key, v in states.get(m.label, {}).items()}
+            )
+            for m in self.measured
+        }
+        return Measurement(samples, {name: value / max(samples, 1) for name, value in losses.items()}, values)
+
+
+def measured_sums(
+    model: Model,
+    batches: Iterable[Batch],
+    metrics: Sequence[Measured],
+    *,
+    losses: bool = True,
+    sizes: Mapping[str, Any] | None = None,
+) -> Counted:
+    """As `measure`, before the sums are divided. A batch without samples counts for nothing."""
     given = dict(sizes or {})
     graph = model.graph
     inputs = input_names(graph)
@@ -99,20 +143,25 @@ def measure(
     samples = 0
     for batch in batches:
         count = size_of(batch)
+        if not count:
+            continue
         samples += count
         if losses:
-            sums.add(model.losses(**batch, **given), count)
+            with around(model):
+                found = model.losses(**batch, **given)
+            sums.add(found, count)
         if not metrics:
             continue
-        with torch.no_grad():
+        with torch.no_grad(), around(model):
             outputs = model(**{name: batch[name] for name in inputs}, **given)
+        if model._precision != "f32":
+            outputs = {name: v.float() if v.is_floating_point() else v for name, v in outputs.items()}
         known = {**batch, **outputs}
         for m in metrics:
             first, second, *mask = (known[name] for name in m.args)
             weights = mask[0] if mask else None
             states[m.label] = m.metric.update(states[m.label], first, second, weights, m.options)
-    values = {m.label: m.metric.compute(states[m.label]) for m in metrics}
-    return Measurement(samples, sums.means() if losses else {}, values)
+    return Counted(samples, sums, states, metrics)
 
 
 def weighted(model: Model, losses: Mapping[str, float]) -> float:

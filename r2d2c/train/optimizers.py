@@ -27,6 +27,7 @@ class OptimizerRecord:
 
     ``elementwise``: each element's step depends on that element alone, so parameters may be laid out as one
     buffer. ``fused``: torch has one kernel for the step. ``matrices_only``: it trains nothing but matrices.
+    ``shaped``: its state has the parameter's shape.
     """
 
     name: str
@@ -36,6 +37,7 @@ class OptimizerRecord:
     elementwise: bool = True
     fused: bool = False
     matrices_only: bool = False
+    shaped: bool = True
 
 
 # A test holds the arguments and defaults against inspect.signature of torch's classes.
@@ -179,7 +181,28 @@ OPTIMIZERS: tuple[OptimizerRecord, ...] = (
         elementwise=False,
         matrices_only=True,
     ),
+    OptimizerRecord(
+        "adafactor",
+        "Adafactor",
+        "as adam without momentum, with the squares of a matrix kept by row and by column",
+        {
+            "lr": 1e-2,
+            "beta2_decay": -0.8,
+            "eps": (None, 1e-3),
+            "d": 1.0,
+            "weight_decay": 0.0,
+            "maximize": False,
+        },
+        elementwise=False,
+        shaped=False,
+    ),
 )
+
+# torch's others, and why they are not here.
+_REFUSED = {
+    "lbfgs": "torch's LBFGS computes one loss several times in a step; here every loss has a backward of its own",
+    "sparseadam": "torch's SparseAdam is for sparse gradients; here gradients are dense, which adam takes",
+}
 
 
 def check_optimizer(
@@ -195,12 +218,13 @@ def check_optimizer(
     """
     known = {record.name: record for record in OPTIMIZERS}
     if name not in known:
-        fix = suggest(name.lower(), known)
+        why = _REFUSED.get(name.lower().replace("_", ""))
+        fix = suggest(name.lower(), known) if why is None else None
         sink.report(
             "E530",
             span,
             f"there is no optimizer `{name}`",
-            notes=[f"optimizers: {', '.join(known)}"],
+            notes=[*([why] if why else []), f"optimizers: {', '.join(known)}"],
             fix=fix,
         )
         return None
@@ -248,19 +272,26 @@ def _wrong(key: str, value: Any, default: Any) -> str | None:
         return None if value is None or isinstance(value, str) else "must be a name"
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "must be true or false"
+    if isinstance(default, str):
+        return None if isinstance(value, str) else "must be a name"
     if isinstance(default, tuple):
-        fits = isinstance(value, tuple | list) and len(value) == len(default) and all(map(_is_number, value))
+        fits = (
+            isinstance(value, tuple | list)
+            and len(value) == len(default)
+            and all(_is_number(v) or (v is None and d is None) for v, d in zip(value, default, strict=True))
+        )
         return None if fits else f"must be {len(default)} numbers in parentheses"
     if not _is_number(value):
         return "must be a number"
-    if (
-        key in ("lr", "weight_decay", "eps", "momentum", "gamma", "every", "epochs", "minimum", "end")
-        and value < 0
-    ):
+    if key in _NOT_NEGATIVE and value < 0:
         return "must not be negative"
-    if key in ("every", "epochs", "ns_steps") and value != int(value):
+    if key in _WHOLE and value != int(value):
         return "must be a whole number"
     return None
+
+
+_WHOLE = ("every", "epochs", "ns_steps", "times", "patience", "cooldown")
+_NOT_NEGATIVE = ("lr", "weight_decay", "eps", "momentum", "gamma", "minimum", "end", *_WHOLE)
 
 
 def _is_number(value: Any) -> bool:
@@ -287,7 +318,7 @@ def build_optimizer(
             "E534",
             f"optimizer `{record.name}` trains only matrices, one parameter has shape {list(odd.shape)}",
             span,
-            fix="use adamw for these parameters",
+            fix="give the others another one: `optimizers: {vectors: adamw}`",
         )
     cls = getattr(torch.optim, record.torch_class)
     # From the spec a pair may come as a list; torch compares and unpacks tuples.

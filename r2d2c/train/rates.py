@@ -40,7 +40,7 @@ def read_rates(checked: Checked, sink: Sink) -> dict[str, float]:
     for key, _ in node:
         factor = _factor(key.value, train.rates[key.value], checked.graph.dims, sink)
         if not any(map(matcher(key.value), trained)):
-            _report_key(key, trained, others, sink)
+            report_key(key, trained, others, sink)
         elif factor is not None:
             factors[key.value] = factor
     return by_parameter(factors, trained)
@@ -83,11 +83,20 @@ def _factor(key: str, value: YScalar, dims: Mapping[str, Any], sink: Sink) -> fl
     return None
 
 
-def _report_key(key: YScalar, trained: Collection[str], others: Collection[str], sink: Sink) -> None:
+def report_key(
+    key: YScalar,
+    trained: Collection[str],
+    others: Collection[str],
+    sink: Sink,
+    code: str = "E549",
+    words: Collection[str] = (),
+) -> None:
+    """Report a key that is about no trained parameter. words: what the key may be beside a name."""
     place = key.content
     if any(map(matcher(key.value), others)):
-        message = f"no parameter under `{key.value}` is trained, so it has no rate"
-        sink.report("E549", place, message, "not trained", fix="remove the key")
+        so = ", so it has no rate" if code == "E549" else ""
+        message = f"no parameter under `{key.value}` is trained{so}"
+        sink.report(code, place, message, "not trained", fix="remove the key")
         return
     parts = key.value.split(".")
     below = [name.split(".") for name in trained]
@@ -102,7 +111,7 @@ def _report_key(key: YScalar, trained: Collection[str], others: Collection[str],
     message = f"no parameter's name is or begins with `{key.value}`"
     label, fix = "", None
     if at < len(parts):
-        near = suggest(parts[at], known)
+        near = suggest(parts[at], [*known, *(words if not at else ())])
         above = ".".join(parts[:at])
         label = f"nothing under `{above}` is called `{parts[at]}`" if at else f"there is no `{parts[at]}`"
         if near is not None:
@@ -111,4 +120,5 @@ def _report_key(key: YScalar, trained: Collection[str], others: Collection[str],
     listed = ", ".join(f"`{name}`" for name in known[:LISTED]) + (", …" if len(known) > LISTED else "")
     where = f"under `{'.'.join(parts[:at])}`" if at else "at the beginning"
     notes = [f"{where} there may stand: {listed}"] if known else []
-    sink.report("E549", place, message, label, notes=notes, fix=fix)
+    notes += [f"or a kind of parameters: {', '.join(f'`{word}`' for word in words)}"] if words else []
+    sink.report(code, place, message, label, notes=notes, fix=fix)

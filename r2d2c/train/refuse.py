@@ -15,10 +15,11 @@ def refuse(
     span: Span | None = None,
     *,
     label: str = "",
+    also: Iterable[tuple[Span | None, str]] = (),
     notes: Iterable[str] = (),
     fix: Fix | str | None = None,
 ) -> NoReturn:
     """Raise `CompileError` with one diagnostic; ``span`` is the place in the spec that asked for it."""
     sink = Sink()
-    sink.report(code, span, message, label, notes=notes, fix=fix)
+    sink.report(code, span, message, label, also=also, notes=notes, fix=fix)
     raise CompileError(sink.diagnostics)

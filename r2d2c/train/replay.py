@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from r2d2c.graph import walk
 from r2d2c.mutations import MutationError
-from r2d2c.opgraph import OP_KINDS, Ints, Topology
-from r2d2c.ops.op_graph import OP_GRAPH, TABLE
+from r2d2c.opgraph import Ints, Topology
+from r2d2c.opkinds import kind_of
+from r2d2c.ops.op_graph import OP_GRAPH, parts_of
 from r2d2c.ops.op_graph_rows import topology_of
-from r2d2c.train.growth_log import NAME, GrowthLog, arguments, differences, formula, rebuild
+from r2d2c.train.growth_log import NAME, GrowthLog, arguments, differences, formula, place_of, rebuild
 from r2d2c.train.refuse import refuse
 from r2d2c.train.run import Run, Which, open_run
 
@@ -40,16 +41,22 @@ class Replay:
         rows = sorted(topology.rows.items(), key=lambda item: (topology.born[item[1]], item[1]))
         return {name: formula(topology, row, self.numbers) for name, row in rows}
 
+    def places(self) -> dict[str, tuple[float, ...]]:
+        """Where the nodes are; none where the op graph has no places."""
+        rows = self.topology.rows.items()
+        return {name: place for name, row in rows if (place := place_of(self.topology, row)) is not None}
+
     def json(self) -> dict[str, Any]:
-        topology, rows = self.topology, self.topology.rows
+        topology, rows, places = self.topology, self.topology.rows, self.places()
         nodes = [
             {
                 "name": name,
                 "row": rows[name],
-                "kind": OP_KINDS[topology.kind[rows[name]]].name,
+                "kind": kind_of(topology.kind[rows[name]]).name,
                 "args": arguments(topology, rows[name]),
                 "round": int(topology.born[rows[name]]),
                 "formula": text,
+                **({"place": list(places[name])} if name in places else {}),
             }
             for name, text in self.formulas().items()
         ]
@@ -102,6 +109,17 @@ def replay(
     return made
 
 
+def placed(run: Run, checkpoint: Which = "last") -> tuple[dict[str, Topology], dict[str, list[list[float]]]]:
+    """What a run's op graphs have become, by name, and where points are that are learned, by the name of their set."""
+    tensors = run.files.load(checkpoint).model
+    learned = {
+        row.init.args[0].name: tensors[name].double().tolist()
+        for name, row in run.spec.graph.storage.items()
+        if row.init.kind == "places" and getattr(row.init.args[0], "learned", False)
+    }
+    return {name: topology for name, (topology, _) in _tables(run, tensors).items()}, learned
+
+
 def _tables(run: Run, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Topology, Ints]]:
     """The op graphs of a checkpoint, and their numbers."""
     found = {}
@@ -109,7 +127,7 @@ def _tables(run: Run, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Topology
     for _, node in walk(graph):
         if node.op == OP_GRAPH.name:
             start = node.attrs["start"]
-            rows = {part: tensors[f"{node.id}.{part}"].numpy() for part in TABLE}
+            rows = {part: tensors[f"{node.id}.{part}"].numpy() for part in parts_of(start)}
             width = graph.types[node.value()].dims[-1]
             assert isinstance(width, int)
             table = topology_of(rows, int(width) - start.capacity, start.names)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from r2d2c.driver import Checked
 from r2d2c.train.atomic import write_atomic
+from r2d2c.train.data.dataset import Scaling
+from r2d2c.train.pack import opened
 from r2d2c.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -25,7 +27,9 @@ class Origin:
     """How a run was started, beside its spec: ``run.json``.
 
     folder: the spec's folder, seen from the run's. data: the source, if it was not the spec that named it.
-    classes: of the data's `y`; of a text, its characters. shapes: of a sample of train, by port.
+    classes: of the data's `y`; of a text, its characters. shapes: of a sample of train, by port. scaling: the mean and
+    the deviation by which columns of a table were scaled. packed: the run came as an archive, whose words are not
+    trusted.
     """
 
     spec: str = ""
@@ -36,6 +40,8 @@ class Origin:
     limit_batches: int | None = None
     classes: tuple[str, ...] | None = None
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    scaling: Scaling | None = None
+    packed: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Origin:
@@ -127,6 +133,11 @@ class Run:
         load_weights(model, self.files.load(which).model, self.files.checkpoints / f"{which}.safetensors")
         return model
 
+    def _repr_html_(self) -> str:
+        from r2d2c.train.notebook import run_html
+
+        return run_html(self)
+
     @property
     def test(self) -> Mapping[str, Any] | None:
         """The last measurement on the test split."""
@@ -134,8 +145,11 @@ class Run:
 
 
 def open_run(path: str | Path, *, plugins: Iterable[Any] = ()) -> Run:
-    """A run by its folder. Raises `CompileError` if it is none. Opening one runs no code of its own."""
-    run = Run(Path(path), tuple(plugins))
+    """A run by its folder, or by an archive of `pack`. Raises `CompileError` if it is none.
+
+    Opening one runs no code of its own.
+    """
+    run = Run(opened(path), tuple(plugins))
     _ = run.files
     return run
 

@@ -4,6 +4,7 @@
     lock.json                      hash of that spec, versions, seed, threads, device
     metrics.jsonl                  one JSON object per line, in the order things happened
     curves.png  summary.txt
+    events.out.tfevents.r2d2c      the same numbers for TensorBoard
     checkpoints/last.safetensors   everything to go on exactly, in one file
     checkpoints/best.safetensors   the same at the best validation metric so far
 
@@ -27,7 +28,7 @@ from typing import Any, Literal, NoReturn
 
 from r2d2c.diagnostics import Sink
 from r2d2c.source import Span
-from r2d2c.train.atomic import link_atomic, remove_partial, write_atomic
+from r2d2c.train.atomic import link_atomic, named, remove_partial, write_atomic
 from r2d2c.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from r2d2c.train.refuse import refuse
 
@@ -154,7 +155,8 @@ class RunFolder:
     def append(self, *records: Mapping[str, Any]) -> None:
         """Add lines to ``metrics.jsonl``, and have them on disk. NaN and infinity become texts."""
         lines = "".join(json.dumps(_jsonable(record), ensure_ascii=False) + "\n" for record in records)
-        with (self.path / "metrics.jsonl").open("ab") as stream:
+        path = self.path / "metrics.jsonl"
+        with named(path), path.open("ab") as stream:
             stream.write(lines.encode())
             stream.flush()
             os.fsync(stream.fileno())  # a checkpoint that counts these lines must not be older than they are

@@ -23,16 +23,21 @@ from r2d2c.syntax.ast import Syntax
 from r2d2c.syntax.expressions import parse_expression
 from r2d2c.syntax.spec import parse_scalar
 from r2d2c.syntax.yaml_nodes import YMap
+from r2d2c.train.augmentation import Changes, read_augment
 from r2d2c.train.calls import Call, constant, read_calls
 from r2d2c.train.chunks import Chunks, read_chunks
+from r2d2c.train.clipping import Clip
 from r2d2c.train.data.plan import stable_seed
 from r2d2c.train.metrics import Metric, find_metric
-from r2d2c.train.optimizers import OptimizerRecord, check_optimizer
+from r2d2c.train.optimizers import OPTIMIZERS, OptimizerRecord
+from r2d2c.train.plans import Choice, Reader
+from r2d2c.train.precision import check_precision
 from r2d2c.train.rates import read_rates
 from r2d2c.train.schedules import check_schedule
 
 EPOCHS, BATCH_SIZE = 10, 128
 TOTAL = "loss"
+_ADAM = next(record for record in OPTIMIZERS if record.name == "adam")
 """The name of the weighted sum of all losses, as a monitor."""
 
 
@@ -64,6 +69,10 @@ class Settings:
     rates: the factor on the learning rate of every parameter that has one, by its name.
     sizes: of arguments of the model, the numbers that one is drawn of for every batch.
     chunks: into which parts a sequence is cut for learning.
+    others: the optimizers of those parameters that have another one than ``optimizer``; undecayed: the parameters
+    without weight decay; clips: the bounds of gradients, by parameter. accumulate: how many batches make a step.
+    early_stop: after how many epochs without progress of the monitor training stops.
+    augment: what is done to training samples, by port; workers: how many processes do that and read.
     """
 
     data: str | None
@@ -77,10 +86,22 @@ class Settings:
     metrics: tuple[Measured, ...]
     monitor: Monitor
     split: float | None = None
-    clip: float | None = None
+    others: Mapping[str, Choice] = field(default_factory=dict)
+    undecayed: frozenset[str] = frozenset()
+    clips: Mapping[str, Clip] = field(default_factory=dict)
+    accumulate: int = 1
+    precision: str = "f32"
+    precision_span: Span | None = None
+    early_stop: int | None = None
+    augment: Changes = field(default_factory=dict)
+    workers: int = 0
     rates: Mapping[str, float] = field(default_factory=dict)
     sizes: Mapping[str, Sequence[Number]] = field(default_factory=dict)
     chunks: Chunks | None = None
+
+    def choice(self, name: str) -> Choice:
+        """The optimizer of a parameter."""
+        return self.others.get(name, Choice("", self.optimizer, self.record))
 
     def sizes_at(self, step: int) -> dict[str, Number]:
         """The sizes of a learning pass, which depend on nothing but the seed and its number."""
@@ -100,16 +121,25 @@ def read_settings(checked: Checked, sink: Sink) -> Settings | None:
         return parse_scalar(scalar, parse_expression, sink)  # type: ignore[no-any-return]
 
     before = len(sink.diagnostics)
-    optimizer, record = _optimizer(parsed("optimizer"), dims, sink)
+    usual: Choice | None
+    reader = Reader(checked, sink)
+    usual = Choice("", Call("adam"), _ADAM)
+    if train is not None and train.optimizer is not None:
+        usual = reader.choice(parsed("optimizer"))
     schedule = _schedule(parsed("schedule"), dims, sink)
     metrics = measured(checked.graph.metrics, sink)
     trained = list(active_losses(checked.graph, rules(checked.rules)))
     monitor = _monitor(parsed("monitor"), metrics, trained, sink)
     split = _split(parsed("split"), dims, sink)
+    augment = read_augment(checked, sink)
     factors = read_rates(checked, sink)
+    others, clips = reader.optimizers(usual), reader.clips()
+    undecayed = reader.undecayed([choice for choice in (usual, *others.values()) if choice is not None])
     sizes = _sizes(checked, sink)
+    precision = train.precision if train is not None and train.precision is not None else "f32"
+    check_precision(checked, precision, train.at("precision") if train is not None else None, sink)
     chunks = read_chunks(checked, sink)
-    if any(d.severity == "error" for d in sink.diagnostics[before:]) or record is None:
+    if any(d.severity == "error" for d in sink.diagnostics[before:]) or usual is None:
         return None
 
     def given(key: str, default: Any) -> Any:
@@ -122,12 +152,21 @@ def read_settings(checked: Checked, sink: Sink) -> Settings | None:
         epochs=given("epochs", EPOCHS),
         batch_size=given("batch_size", BATCH_SIZE),
         seed=checked.graph.seed,
-        optimizer=optimizer,
-        record=record,
+        optimizer=usual.call,
+        record=usual.record,
         schedule=schedule,
         metrics=metrics,
         monitor=monitor,
         split=split,
+        others=others,
+        undecayed=undecayed,
+        clips=clips,
+        accumulate=given("accumulate", 1),
+        precision=precision,
+        precision_span=train.at("precision") if train is not None else None,
+        early_stop=given("early_stop", None),
+        augment=augment,
+        workers=given("workers", 0),
         rates=factors,
         sizes=sizes,
         chunks=chunks,
@@ -166,23 +205,6 @@ def measured(metrics: Sequence[GraphMetric], sink: Sink) -> tuple[Measured, ...]
         if record is not None:
             found.append(Measured(metric.label, record, metric.args, options, metric.origin))
     return tuple({m.label: m for m in found}.values())
-
-
-def _optimizer(
-    syntax: Syntax | None, dims: Mapping[str, Any], sink: Sink
-) -> tuple[Call, OptimizerRecord | None]:
-    call = Call("adam")
-    if syntax is not None:
-        calls = read_calls(syntax, "optimizer", dims, sink)
-        if calls is None:
-            return call, None
-        if len(calls) > 1:
-            sink.report(
-                "E540", syntax.span(syntax.root), "one optimizer trains the model, this is a pipe of several"
-            )
-            return call, None
-        call = calls[0]
-    return call, check_optimizer(call.name, call.arguments, sink, call.span, call.spans)
 
 
 def _schedule(syntax: Syntax | None, dims: Mapping[str, Any], sink: Sink) -> tuple[Call, ...]:

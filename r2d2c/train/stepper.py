@@ -1,79 +1,37 @@
 """`Stepper`: optimizer steps in between the visits of a learning pass.
 
-Parameters are grouped by the visit after which they may change. Groups of consecutive visits are joined
-until they have `GROUP` elements, so that many small tasks make one fused step; a large one is stepped,
-and its gradients freed, right after its visit. The result is that of one step at the end, bit for bit.
-Parameters whose learning rates have different factors make different groups; one schedule is for all.
+Parameters are grouped by the visit after which they may change (see `plan_groups`). Groups of consecutive visits are
+joined until they have `GROUP` elements, so that many small tasks make one fused step; a large one is stepped, and its
+gradients freed, right after its visit. The result is that of one step at the end, bit for bit. Parameters that are
+stepped in another way (a factor on the rate, another optimizer, no decay, a clip) make groups of their own; one
+schedule moves the rates of all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 from r2d2c.graph import Visit
+from r2d2c.train.accumulating import Accumulator
 from r2d2c.train.calls import Call
 from r2d2c.train.checkpoint import Packed, pack_optimizer, state_by_name, unpack_optimizer
+from r2d2c.train.clipping import Clip, clip_
+from r2d2c.train.clock import Clock
 from r2d2c.train.flat import SMALL, FlatStep
+from r2d2c.train.groups import GROUP, Group, Kind, plan_groups
 from r2d2c.train.optimizers import OptimizerRecord, build_optimizer
-from r2d2c.train.schedules import build_schedule
+from r2d2c.train.plans import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-GROUP = 262_144  # elements; below, the call of a step costs more than the memory it would free
+    from r2d2c.train.distributed.shard import ShardedStep
 
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Parameters that are stepped after the visit of this number; ``sometimes``: if they have a gradient.
-
-    factor: what the learning rate is multiplied with for them; with 0 they are not stepped at all.
-    """
-
-    visit: int
-    names: tuple[str, ...]
-    sometimes: bool = False
-    factor: float = 1.0
-
-    @property
-    def key(self) -> str:
-        """Its name in a checkpoint."""
-        factor = f".x{self.factor!r}" if self.factor != 1 else ""
-        return f"{self.visit}{'.sometimes' if self.sometimes else ''}{factor}"
-
-
-def plan_groups(
-    visits: Sequence[Visit],
-    sizes: Mapping[str, int],
-    *,
-    early: bool = True,
-    sometimes: Collection[str] = (),
-    rates: Mapping[str, float] | None = None,
-) -> list[Group]:
-    """Which parameters are stepped after which visit. Those that no visit finishes are not trained at all.
-
-    sometimes: those that do not learn in every step; they make groups of their own after all others.
-    rates: the factors of those whose factor is not 1; each factor makes groups of its own.
-    """
-    groups: list[Group] = []
-    waiting: dict[float, list[str]] = {}
-    rare: dict[float, list[str]] = {}
-    for number, visit in enumerate(visits):
-        for name in visit.finished:
-            if name in sizes:
-                factor = float(rates.get(name, 1.0)) if rates else 1.0
-                (rare if name in sometimes else waiting).setdefault(factor, []).append(name)
-        last = number == len(visits) - 1
-        for factor, names in list(waiting.items()):
-            if last or (early and sum(sizes[name] for name in names) >= GROUP):
-                groups.append(Group(number, tuple(names), factor=factor))
-                del waiting[factor]
-    for factor, names in rare.items():
-        groups.append(Group(len(visits) - 1, tuple(names), sometimes=True, factor=factor))
-    return groups
+__all__ = ["GROUP", "Group", "Kind", "Stepper", "plan_groups"]
+ACCUMULATED = "accumulated"
+"""The name in a checkpoint of gradients that no step has used yet."""
 
 
 class Stepper:
@@ -82,6 +40,9 @@ class Stepper:
     clip: a bound for the norm of all gradients together, which forbids steps before the last visit.
     sometimes: the parameters that do not learn in every step, and are then left alone by the optimizer too.
     rates: factors on the learning rate by parameters' names, 1 for those that are not there.
+    others: the optimizers of those parameters that have another one. undecayed: those without weight decay.
+    clips: bounds by parameter. accumulate: how many batches make a step. sharded: each of several processes keeps a
+    part of the optimizers' state.
     """
 
     def __init__(
@@ -95,56 +56,113 @@ class Stepper:
         clip: float | None = None,
         sometimes: Collection[str] = (),
         rates: Mapping[str, float] | None = None,
+        others: Mapping[str, Choice] | None = None,
+        undecayed: Collection[str] = (),
+        clips: Mapping[str, Clip] | None = None,
+        accumulate: int = 1,
+        sharded: bool = False,
     ) -> None:
         self.parameters, self.clip = parameters, clip
         self.last = len(visits) - 1
         sizes = {name: tensor.numel() for name, tensor in parameters.items()}
-        self.groups = plan_groups(
-            visits, sizes, early=early and clip is None, sometimes=sometimes, rates=rates
-        )
-        base = {**record.arguments, **optimizer.arguments}["lr"]
-        self._clock = _clock(base)
+        usual = Choice("", optimizer, record)
+        choices = {name: (others or {}).get(name, usual) for name in parameters}
+        bounds = {**dict.fromkeys(parameters, Clip("", "norm", clip))} if clip is not None else clips or {}
+        kinds = {
+            name: Kind(
+                float((rates or {}).get(name, 1.0)),
+                choice.key,
+                name not in undecayed or not choice.decay,
+                bounds.get(name),
+            )
+            for name, choice in choices.items()
+        }
+        self.groups = plan_groups(visits, sizes, early=early, sometimes=sometimes, kinds=kinds)
+        self._choices = {choice.key: choice for choice in (usual, *choices.values())}
+        self._places = {key: place for place, key in enumerate(self._choices)}
+        self._clock = Clock([choice.rate for choice in self._choices.values()])
+        self._scheduled = False
         self._steps: list[_Step] = []
         # After each visit: what steps, and the parameters whose gradients are then freed.
         self._at: dict[int, list[tuple[_Step, list[Tensor]]]] = {}
+        # After each visit, before all steps: of which steps the gradients are clipped together.
+        self._clips: dict[int, dict[Clip, list[_Step]]] = {}
         for group in self.groups:
-            members = {name: parameters[name] for name in group.names}
-            arguments = optimizer.arguments
-            if group.factor != 1:
-                arguments = {**arguments, "lr": base * group.factor}
-            step: _Step
-            if group.factor == 0:
-                step = _Still(members)
-            elif record.elementwise and not group.sometimes:
-                step = FlatStep(members, record, arguments, span=optimizer.span)
-            else:
-                step = _Plain(members, build_optimizer(record, arguments, members.values(), optimizer.span))
-            large = [] if group.sometimes else [p for p in members.values() if p.numel() > SMALL]
-            self._steps.append(step)
-            self._at.setdefault(group.visit, []).append((step, large))
-        self._schedule: Any = None
-        self._per_batch = False
+            self._add(group, sharded)
+        self._accumulated = self._accumulator(accumulate) if accumulate > 1 else None
+        # What is put back after every step, such as the numbers of frozen ops.
+        self.pinned: list[Callable[[], None]] = []
 
-    def set_schedule(self, parts: Iterable[Call], epochs: int, batches: int | None) -> None:
-        """Change the rate by a schedule: each batch if it is known how many there are, else each epoch."""
+    def _add(self, group: Group, sharded: bool) -> None:
+        members = {name: self.parameters[name] for name in group.names}
+        choice = self._choices[group.kind.optimizer]
+        record, span = choice.record, choice.call.span
+        arguments = choice.call.arguments
+        if group.factor != 1:
+            arguments = {**arguments, "lr": choice.rate * group.factor}
+        if not group.kind.decays:
+            arguments = {**arguments, "weight_decay": 0}
+        step: _Step
+        if group.factor == 0:
+            step = _Still(members)
+        elif sharded:
+            from r2d2c.train.distributed.shard import ShardedStep
+
+            step = ShardedStep(members, record, arguments)
+        elif record.elementwise and not group.sometimes:
+            step = FlatStep(members, record, arguments, span=span)
+        else:
+            step = _Plain(members, build_optimizer(record, arguments, members.values(), span))
+        large = [] if group.sometimes else [p for p in members.values() if p.numel() > SMALL]
+        self._steps.append(step)
+        self._at.setdefault(group.visit, []).append((step, large))
+        if group.kind.clip is not None and group.factor:
+            self._clips.setdefault(group.visit, {}).setdefault(group.kind.clip, []).append(step)
+
+    def _accumulator(self, every: int) -> Accumulator:
+        rare: dict[str, Tensor] = {}
+        always: dict[str, Tensor] = {}
+        for group in self.groups:
+            if group.factor:
+                (rare if group.sometimes else always).update({n: self.parameters[n] for n in group.names})
+        return Accumulator(every, always, rare)
+
+    def set_schedule(
+        self,
+        parts: Iterable[Call],
+        epochs: int,
+        batches: int | None,
+        better: Literal["higher", "lower"] = "lower",
+    ) -> None:
+        """Change the rate by a schedule: each batch if it is known how many there are, else each epoch.
+
+        better: values of the monitor, which `plateau` looks at.
+        """
         if not self._steps:
             return
-        self._per_batch = batches is not None
-        unit = batches or 1
-        named = [(call.name, call.arguments) for call in parts]
-        self._schedule = build_schedule(self._clock, named, total=epochs * unit, unit=unit)
-        self._clock.step()  # of nothing; torch wants one before the schedule's first
-        self._spread_rate()
+        self._clock.start([(call.name, call.arguments) for call in parts], epochs, batches, better)
+        self._scheduled = self._clock.moves
+        self._spread_rates(self._clock.rates)
 
     @property
     def rate(self) -> float | None:
         """The present learning rate, that of a factor of 1."""
-        return float(self._clock.param_groups[0]["lr"]) if self._steps else None
+        return self._clock.rates[0] if self._steps else None
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The present learning rates of `optimizers`, by their keys."""
+        return dict(zip(list(self._choices)[1:], self._clock.rates[1:], strict=True))
 
     @property
     def trained(self) -> list[Tensor]:
         """The parameters that a step may change."""
         return [self.parameters[name] for group in self.groups if group.factor for name in group.names]
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are gradients that no step has used yet."""
+        return self._accumulated is not None and self._accumulated.pending
 
     def zero_grad(self) -> None:
         """Before the first batch: no gradients from elsewhere."""
@@ -152,38 +170,81 @@ class Stepper:
             tensor.grad = None
         for step in self._steps:
             step.zero_grad()
+        if self._accumulated is not None:
+            self._accumulated.reset()
+
+    def begin(self, samples: int, share: float = 1.0, *, whole: bool = True) -> None:
+        """Before a pass, which matters only where batches are accumulated. share: the part of its steps that the pass
+        learns of a batch; whole: whether it is the last of them.
+        """
+        if self._accumulated is not None:
+            self._accumulated.begin(samples * share, whole)
 
     def after(self, visit: int) -> None:
-        """Step and free what the visit of this number finishes."""
-        if self.clip is not None and visit == self.last:
-            import torch
+        """Step and free what the visit of this number finishes, if a step is due."""
+        kept = self._accumulated
+        if kept is None:
+            self._step(visit, 1.0)
+            return
+        if visit == self.last:
+            kept.end()
+        if kept.due:
+            if visit == self.last:
+                kept.give_back()
+            self._step(visit, kept.scale)
+            if visit == self.last:
+                kept.reset()
 
-            torch.nn.utils.clip_grad_norm_(self.trained, self.clip)
-        for step, large in self._at.get(visit, ()):
+    def flush(self) -> None:
+        """Step with the gradients that there are, though there are fewer batches than `accumulate` says."""
+        kept = self._accumulated
+        if kept is None or not kept.pending:
+            return
+        kept.give_back()
+        for visit in range(self.last + 1):
+            self._step(visit, kept.scale)
+        kept.reset()
+        if self._scheduled:
+            self._spread_rates(self._clock.rates)
+
+    def due(self, visit: int) -> Sequence[tuple[_Step, list[Tensor]]]:
+        """What steps after the visit of this number, and the parameters whose gradients are then freed."""
+        return self._at.get(visit, ())
+
+    def _step(self, visit: int, scale: float) -> None:
+        steps = self.due(visit)
+        if scale != 1:
+            for gradient in [gradient for step, _ in steps for gradient in step.gradients()]:
+                gradient.mul_(scale)
+        for clip, clipped in self._clips.get(visit, {}).items():
+            gradients = [gradient for step in clipped for gradient in step.gradients()]
+            if gradients:
+                clip_(gradients, clip)
+        for step, large in steps:
             step.step()
             for parameter in large:
                 parameter.grad = None
             step.zero_grad()
+        for put_back in self.pinned:
+            put_back()
 
     def after_batch(self) -> None:
-        if self._schedule is not None and self._per_batch:
-            self._advance()
+        if self._scheduled and self._clock.per_batch:
+            self._clock.after_batch()
+            if not self.pending:  # batches of one step have one rate
+                self._spread_rates(self._clock.rates)
 
-    def after_epoch(self) -> None:
-        if self._schedule is not None and not self._per_batch:
-            self._advance()
+    def after_epoch(self, value: float | None = None) -> None:
+        """value: of the monitor."""
+        if self._scheduled:
+            self._clock.after_epoch(value)
+            self._spread_rates(self._clock.rates)
 
-    def _advance(self) -> None:
-        self._schedule.step()
-        self._spread_rate()
-
-    def _spread_rate(self) -> None:
-        # One schedule for all: the optimizers take over its rate.
-        if self._schedule is not None:
-            rate = self._clock.param_groups[0]["lr"]
-            for group, step in zip(self.groups, self._steps, strict=True):
-                for part in step.optimizer.param_groups if not isinstance(step, _Still) else ():
-                    part["lr"] = rate * group.factor
+    def _spread_rates(self, rates: Sequence[float]) -> None:
+        # One schedule for all: the optimizers take over its rates.
+        for group, step in zip(self.groups, self._steps, strict=True):
+            for part in step.optimizer.param_groups if not isinstance(step, _Still) else ():
+                part["lr"] = rates[self._places[group.kind.optimizer]] * group.factor
 
     def state_of(self, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
         """A parameter's optimizer state, whose tensors may be written to, and its hyperparameters; None without state."""
@@ -194,38 +255,48 @@ class Stepper:
         return None
 
     def pack(self) -> dict[str, Packed]:
-        """The state of every optimizer, by the number of its visit."""
-        return {group.key: step.pack() for group, step in zip(self.groups, self._steps, strict=True)}
+        """The state of every optimizer, by the number of its visit, and gradients that wait for a step."""
+        packed = {group.key: step.pack() for group, step in zip(self.groups, self._steps, strict=True)}
+        if self._accumulated is not None and self._accumulated.pending:
+            packed[ACCUMULATED] = self._accumulated.pack(self._present_rates())
+        return packed
+
+    def _present_rates(self) -> list[float]:
+        """The rates that the optimizers have, which are those of the clock at their last step."""
+        rates = self._clock.rates
+        for group, step in zip(self.groups, self._steps, strict=True):
+            if not isinstance(step, _Still):
+                rates[self._places[group.kind.optimizer]] = (
+                    step.optimizer.param_groups[0]["lr"] / group.factor
+                )
+        return rates
 
     def schedule_state(self) -> dict[str, Any] | None:
-        return dict(self._schedule.state_dict()) if self._schedule is not None else None
+        return self._clock.state() if self._scheduled else None
 
-    def unpack(self, packed: Mapping[str, Packed], schedule: Mapping[str, Any] | None, done: int = 0) -> None:
-        """Go on from `pack`. Without its state the schedule runs anew for ``done`` batches or epochs."""
+    def unpack(
+        self,
+        packed: Mapping[str, Packed],
+        schedule: Mapping[str, Any] | None,
+        done: int = 0,
+        *,
+        same: bool = True,
+    ) -> None:
+        """Go on from `pack`. A schedule runs anew for ``done`` batches or epochs if it is not the ``same`` any more."""
         for group, step in zip(self.groups, self._steps, strict=True):
             if group.key in packed:
                 step.unpack(packed[group.key])
-        if self._schedule is None:
-            return
-        if schedule is not None:
-            self._schedule.load_state_dict(dict(schedule))
-            self._clock.param_groups[0]["lr"] = self._schedule.get_last_lr()[0]
-        else:
-            for _ in range(done):
-                self._schedule.step()
-        self._spread_rate()
+        rates = None
+        if self._accumulated is not None and ACCUMULATED in packed:
+            rates = self._accumulated.unpack(packed[ACCUMULATED])
+        if self._scheduled:
+            self._clock.load(schedule, done, same=same)
+            self._spread_rates(self._clock.rates if rates is None else rates)
 
     @property
     def per_batch(self) -> bool:
         """Whether the schedule counts batches, not epochs."""
-        return self._per_batch
-
-
-def _clock(rate: float) -> Optimizer:
-    """An optimizer of nothing, whose rate is the base rate: a schedule moves it, and all others follow."""
-    import torch
-
-    return torch.optim.SGD([torch.nn.Parameter(torch.empty(0))], lr=rate)
+        return self._clock.per_batch
 
 
 class _Plain:
@@ -236,6 +307,9 @@ class _Plain:
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
+
+    def gradients(self) -> list[Tensor]:
+        return [tensor.grad for tensor in self.parameters.values() if tensor.grad is not None]
 
     def step(self) -> None:
         self.optimizer.step()
@@ -260,6 +334,9 @@ class _Still:
         for tensor in self.parameters.values():
             tensor.grad = None
 
+    def gradients(self) -> list[Tensor]:
+        return []
+
     def step(self) -> None:
         pass
 
@@ -270,4 +347,4 @@ class _Still:
         pass
 
 
-_Step: TypeAlias = FlatStep | _Plain | _Still
+_Step: TypeAlias = Union[FlatStep, "ShardedStep", _Plain, _Still]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from r2d2c.train.settings import Settings
 
 
 def short(value: Any) -> str:
@@ -51,11 +54,25 @@ def rows(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
+def optimizer_facts(settings: Settings) -> dict[str, Any]:
+    """What else the spec says of how parameters are stepped."""
+    others = {choice.key: choice.call for choice in settings.others.values()}
+    clips = {clip.key: clip for clip in settings.clips.values()}
+    facts: dict[str, Any] = {f"optimizer of {key}": call for key, call in others.items()}
+    facts |= {f"clip of {key}" if key else "clip": clip for key, clip in clips.items()}
+    if settings.accumulate > 1:
+        facts["accumulate"] = f"{settings.accumulate} batches a step"
+    if settings.precision != "f32":
+        facts["precision"] = settings.precision
+    return facts
+
+
 def growth_facts(counts: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
     """What became of op graphs that grew, from what a checkpoint counts of them."""
     return {
         f"growth of {name}": f"{count['rounds']} round{'s' * (count['rounds'] != 1)}, "
         f"{count['added']} ops added, {count['pruned']} pruned"
+        + "".join(f", {count[did]} {did}" for did in ("split", "merged") if count.get(did))
         for name, count in counts.items()
     }
 

@@ -25,6 +25,7 @@ from r2d2c.verify.loops import check_loop_values, check_loops, check_statistics
 from r2d2c.verify.memories import check_memories
 from r2d2c.verify.metrics import check_metrics
 from r2d2c.verify.op_graphs import check_op_graphs
+from r2d2c.verify.places import check_places
 from r2d2c.verify.sizes import check_sizes
 from r2d2c.verify.teaching import check_classes, check_teach
 from r2d2c.verify.unused import check_names, check_ports, check_tasks, check_values
@@ -47,6 +48,7 @@ CHECKS: tuple[Check, ...] = (
     Check("memories that nobody reads", check_memories),
     Check("eligibility traces", check_eprop),
     Check("op graphs and what reads them", check_op_graphs),
+    Check("what is wired between places", check_places),
     # What learns, and from what.
     Check("weights of losses", check_weights),
     Check("losses that train nothing", check_losses),

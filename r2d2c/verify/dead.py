@@ -10,7 +10,7 @@ from r2d2c.verify.context import Context
 # Where both factors are 0 the gradient of each, which is the other, is 0 as well.
 PRODUCTS: dict[str, tuple[int, int]] = {
     "mul": (0, 1), "matmul": (0, 1), "linear": (0, 1), "bilinear": (0, 2),
-    "conv1d": (0, 1), "conv2d": (0, 1),
+    "conv1d": (0, 1), "conv2d": (0, 1), "wired": (0, 3),
 }  # fmt: skip
 # Functions that are 0 at 0, of their first input.
 ODD = {
@@ -20,7 +20,7 @@ ODD = {
 }  # fmt: skip
 # Of these the gradient at 0 is 0 too.
 FLAT = ("relu", "square", "abs")
-BIAS = {"linear": 2, "bilinear": 3, "conv1d": 2, "conv2d": 2}
+BIAS = {"linear": 2, "bilinear": 3, "conv1d": 2, "conv2d": 2, "wired": 4}
 
 
 def check_dead(c: Context) -> None:
@@ -40,6 +40,8 @@ def check_dead(c: Context) -> None:
 
 
 def _is_zero_init(init: Init) -> bool:
+    if init.kind == "wired":  # of another initialiser, between places
+        return len(init.args) > 1 and _is_zero_init(init.args[1])
     return init.kind == "zeros" or (init.kind == "constant" and init.args[:1] in ((0,), (0.0,)))
 
 

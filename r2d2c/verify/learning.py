@@ -177,6 +177,10 @@ def _excused(c: Context) -> set[str]:
 
 def _report_place(c: Context, place: str, names: list[str]) -> None:
     row = c.training.storage[f"{place}.{names[0]}"]
+    if row.init.kind == "places":
+        message = f"the points of `{place}` are learned, and no loss moves them"
+        c.sink.report("W440", row.origin, message, fix="give them a `wiring_cost`, or leave `learned` out")
+        return
     maker = c.nodes.get(place)
     span = maker.origin if maker is not None else row.origin
     task = place.partition(".")[0]

@@ -14,7 +14,7 @@ from r2d2c.verify.context import Context
 
 # What gives numbers outside of 0..1, so that no probability comes out of it.
 UNBOUNDED = (
-    "linear", "bilinear", "matmul", "conv1d", "conv2d", "conv3d", "layer_norm", "batch_norm",
+    "linear", "bilinear", "matmul", "conv1d", "conv2d", "conv3d", "layer_norm", "batch_norm", "wired",
     "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "exp", "square", "log_softmax",
 )  # fmt: skip
 # What only takes numbers to another place.

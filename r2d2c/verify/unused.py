@@ -141,6 +141,10 @@ def check_names(c: Context) -> None:
         if graph.name not in written:
             message = f"the op graph `{graph.name}` is never used"
             c.sink.report("W452", graph.span, message, fix="use it, or remove it")
+    for places in spec.places:
+        if places.name not in written:
+            message = f"the places `{places.name}` are never used"
+            c.sink.report("W452", places.span, message, fix="use them, or remove them")
     _parameters(c)
 
 
@@ -159,6 +163,7 @@ def _syntaxes(spec: Spec) -> Iterator[Syntax]:
     found: list[Iterable[Syntax | None]] = [
         [dim.syntax for dim in spec.dims if isinstance(dim.syntax, Syntax)],
         [port.syntax.syntax for port in (*spec.inputs, *spec.targets)],
+        [entry.syntax for entry in spec.places],
         [syntax for block in spec.blocks for syntax in (block.signature.syntax, block.body)],
         [syntax for loop in spec.loops for syntax in _in_loop(loop)],
         [syntax for net in spec.hypernets for syntax in (net.makes, *net.options.values())],

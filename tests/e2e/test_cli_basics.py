@@ -84,7 +84,7 @@ def test_version() -> None:
         (("ops", "liner"), "there is no op `liner`; did you mean `linear`?"),
         (("ops", "--credit", "locl"), "there is no credit rule `locl`; did you mean `local`?"),
         (("graph", TWO_TASKS, "-o", "/nope/x.mmd"), "the folder /nope does not exist"),
-        (("graph", TWO_TASKS, "-o", "x.png"), "x.png should end in .mmd or .dot, or say --as"),
+        (("graph", TWO_TASKS, "-o", "x.png"), "x.png should end in .mmd, .dot or .json, or say --as"),
         (("compile", TWO_TASKS, "--emit", "onnx"), "say where to write it, -o FILE.onnx"),
         (("compile", TWO_TASKS), "Missing option '--emit'"),
         (("plan", TWO_TASKS, "--size", "T"), "`T` is not NAME=N"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy
+import pytest
 import torch
 
 from r2d2c.train.checkpoint import load_checkpoint
@@ -42,7 +44,9 @@ def lines(run: Path) -> list[dict[str, object]]:
 
 def assert_same(a: Path, b: Path) -> None:
     one, two = (load_checkpoint(run / "checkpoints" / "last.safetensors") for run in (a, b))
-    for mine, others in ((one.model, two.model), (one.optimizers["0"].tensors, two.optimizers["0"].tensors)):
+    assert one.optimizers.keys() == two.optimizers.keys()
+    pairs = [(packed.tensors, two.optimizers[key].tensors) for key, packed in one.optimizers.items()]
+    for mine, others in ((one.model, two.model), *pairs):
         assert mine.keys() == others.keys()
         assert all(torch.equal(tensor, others[name]) for name, tensor in mine.items())
     assert lines(a) == lines(b)
@@ -64,6 +68,7 @@ def test_train_eval_predict(tmp_path: Path) -> None:
         "run.json",
         "metrics.jsonl",
         "curves.png",
+        "events.out.tfevents.r2d2c",
         "summary.txt",
         "checkpoints",
     }
@@ -142,3 +147,62 @@ def test_data_outside_the_spec_is_for_the_command_line(tmp_path: Path) -> None:
         json.loads(r2d2c(tmp_path, "eval", "a", "--split", "train", "--format", "json").stdout)["samples"]
         == 40
     )
+
+
+def test_a_termination_saves_and_a_second_one_quits(tmp_path: Path) -> None:
+    """SIGTERM is as Ctrl-C; a batch that takes long is not waited for if a second one comes."""
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import time\nfrom r2d2c.train.loop import Trainer\nlearn = Trainer._learn\n"
+        "def _learn(self, batch):\n    learn(self, batch)\n    print('learned', flush=True)\n    time.sleep(0.1)\n"
+        "Trainer._learn = _learn\n"
+    )
+    for name, second in (("once", False), ("twice", True)):
+        if second:
+            slow.write_text(slow.read_text().replace("0.1", "60"))
+        arguments = ["train", SPEC, "--plugin", slow, "--out", name, "--epochs", 3, "--checkpoint-every", 0]
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        while "learned" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        if second:
+            time.sleep(0.3)
+            assert process.poll() is None, "the first one waits for the batch"
+            process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=30)
+        assert process.returncode == 130, stderr
+        state = load_checkpoint(tmp_path / name / "checkpoints" / "last.safetensors").state
+        assert ("stopped and saved in epoch 1" in stderr, state["batches"] > 0) == (not second, not second)
+
+
+def test_bars_on_a_terminal(tmp_path: Path) -> None:
+    """Losses by task, rate, memory and time left; plain lines elsewhere, and nothing at all with --quiet."""
+    pty = pytest.importorskip("pty")
+    plain = {k: v for k, v in ENVIRONMENT.items() if k != "NO_COLOR"} | {"TERM": "xterm", "COLUMNS": "120"}
+    mine, theirs = pty.openpty()
+    arguments = ["train", SPEC, "--out", "run", "--epochs", 2, "--batch-size", 2]
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], cwd=tmp_path, env=plain, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(mine, 65536):
+            shown += part
+    except OSError:  # the other end is closed
+        pass
+    assert process.wait(60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert re.search(r"batch .* +\d+/719 +encode \d\.\d+ +classify \d\.\d+ +0:00:\d\d", text)
+    assert re.search(r"epoch .* 0/2 +[\d,]+ samples/s +[\d.]+ MiB", text)
+    assert re.search(r"epoch 1/2  encode .* samples/s", text)
+    done = r2d2c(tmp_path, "train", SPEC, "--out", "quiet", "--epochs", 1, "--limit-batches", 1, "--quiet")
+    assert (done.stdout, done.stderr) == ("", "")

@@ -1,6 +1,6 @@
 """Snippets with mistakes, and the exact text that a user then reads: one file of cases a stage.
 
-The credit rules of `credit_rules.py` are there in the file of their name alone.
+The credit rules of `credit_rules.py` and the kinds of `op_kinds.py` are there in the files of their names alone.
 
 A case is its name after `################`, the spec, `----------------`, and what is rendered. After a change:
 `pytest tests/errors --refresh-goldens`, and read the diff as a user would.
@@ -17,7 +17,7 @@ from r2d2c.diagnostics.catalog import CATALOG
 from r2d2c.diagnostics.render import render_text
 
 HERE = Path(__file__).parent
-PLUGINS = {"5_credit_rules": [HERE / "credit_rules.py"]}
+PLUGINS = {"5_credit_rules": [HERE / "credit_rules.py"], "h_op_kinds": [HERE / "op_kinds.py"]}
 NAME, RESULT = "################ ", "----------------"
 FILES = sorted(HERE.glob("*.txt"))
 

@@ -128,8 +128,13 @@ def test_messages(tmp_path: Path) -> None:
         load_checkpoint(path)
     (diagnostic,) = caught.value.diagnostics
     assert diagnostic.message == f"cannot use checkpoint {path}: it is no checkpoint of this version of r2d2c"
-    assert diagnostic.fix is not None
-    assert diagnostic.fix.text == "resume from the other one: checkpoints/best.safetensors"
+    assert diagnostic.fix is None
+    (tmp_path / "best.safetensors").write_bytes(whole)
+    with pytest.raises(CompileError) as caught:
+        load_checkpoint(path)
+    fix = caught.value.diagnostics[0].fix
+    assert fix is not None
+    assert fix.text == f"go on from the best one, which may be older: cp {tmp_path}/best.safetensors {path}"
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(

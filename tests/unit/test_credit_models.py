@@ -9,7 +9,7 @@ import torch
 
 import r2d2c
 from r2d2c.model import Model
-from r2d2c.train import stepper as stepping
+from r2d2c.train import groups as stepping
 from r2d2c.train.calls import Call
 from r2d2c.train.optimizers import OPTIMIZERS
 from r2d2c.train.stepper import Stepper

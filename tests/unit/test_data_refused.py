@@ -16,8 +16,9 @@ def test_unknown_source() -> None:
     assert diagnostic.fix is not None
     assert diagnostic.fix.text == "did you mean `digits`?"
     assert diagnostic.notes == (
-        "data sources: digits, digits_and_tables, wine, breast_cancer, diabetes, fashion_mnist, idx:FOLDER, npz:FILE, csv:FILE, text:FILE, formula:x0*x1 + x2, parity, "
-        "delayed_copy, two_symbols, adding, recall, random",
+        "data sources: digits, digits_and_tables, wine, breast_cancer, diabetes, fashion_mnist, idx:FOLDER, npz:FILE, npy:FOLDER, csv:FILE, "
+        "parquet:FILE, images:FOLDER, text:FILE, hf:NAME, formula:x0*x1 + x2, xor, spirals, parity, copy, "
+        "delayed_copy, two_symbols, adding, addition, recall, random",
     )
     fix = refused("wine.csv").fix
     assert fix is not None
@@ -38,8 +39,8 @@ def test_unknown_source() -> None:
         ("text:a?length=0", "E502: option `length` must be a whole number of at least 1, not `0`"),
         ("text:a?length=1e9", "E502: option `length` must be a whole number of at least 1, not `1e9`"),
         ("text:a?length=1&length=2", "E502: option `length` is given twice in `a?length=1&length=2`"),
-        ("csv:a?test=1.5", "E502: option `test` must lie between 0 and 1, not be `1.5`"),
-        ("csv:a?test=nan", "E502: option `test` must lie between 0 and 1, not be `nan`"),
+        ("csv:a?test=1.5", "E502: option `test` must be at least 0 and less than 1, not `1.5`"),
+        ("csv:a?test=nan", "E502: option `test` must be at least 0 and less than 1, not `nan`"),
         ("csv:a?scale=max", "E502: option `scale` must be `standard` or `none`, not `max`"),
         ("random", "E502: `random` has no ports to make data for"),
     ],

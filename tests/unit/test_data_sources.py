@@ -88,8 +88,8 @@ def test_describe() -> None:
         "  train         1,294 samples\n"
         "  validation      144 samples\n"
         "  test            359 samples\n"
-        "  x      f32[N, 64]\n"
-        "  image  f32[N, 1, 8, 8]\n"
+        "  x      f32[N, 64]  0 … 1\n"
+        "  image  f32[N, 1, 8, 8]  0 … 1\n"
         "  y      i64[N]  10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
     )
 

@@ -368,6 +368,27 @@ def test_folders_of_something_else_are_refused(folder: Path, tmp_path: Path) -> 
         evolve(folder / "sums.yaml", out=tmp_path / "damaged", **SMALL)
 
 
+def test_children_keep_to_what_grow_says(folder: Path, tmp_path: Path) -> None:
+    """Scores, merges, splits, compensation and frozen ops are those of rounds; each child's log replays."""
+    grow = "{every: epochs(1), add: 3, prune: 2, by: saliency / depth, compensate: true, split: 1, merge: 2, below: 1e-9, frozen: [o0, n2]}"
+    text = SPEC.replace("    normalise: batch\n", f"    grow: {grow}\n")
+    (tmp_path / "kept.yaml").write_text(text.replace("x[0] + p\n", "x[0] + p\n      o1: gauss(x[1], p)\n"))
+    (tmp_path / "data.csv").write_text((folder / "data.csv").read_text())
+    found = evolve(tmp_path / "kept.yaml", out=tmp_path / "out", population=5, generations=2)
+    steps = [step for c in found.candidates for step in c.mutations.get("layer", ())]
+    assert {"add", "prune", "split"} <= {step["do"] for step in steps}
+    assert not {step.get("gone", step["name"]) for step in steps if step["do"] != "add"} & {"o0", "n2"}
+    first = saved(found, found.candidates[0].id)
+    alive = [c for c in found.candidates if (found.folder / "candidates" / str(c.id)).is_dir()]
+    assert any(c.parent is not None for c in alive)
+    for candidate in alive:
+        made = saved(found, candidate.id)
+        assert made.state["growth"]["frozen"] == {"layer": ["n2", "o0"]}
+        rows = [first.model["layer.number"].tolist().index(number) for number in (0, 2)]
+        assert torch.equal(first.model["layer.numbers"][rows], made.model["layer.numbers"][rows])
+        assert replay(found.folder / "candidates" / str(candidate.id))["layer"].differences == ()
+
+
 def test_data_without_validation_are_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "unsplit.yaml").write_text(SPEC.replace("  split: 0.3\n", ""))
     with pytest.raises(CompileError, match=r"E577.*has no validation split"):

@@ -10,9 +10,10 @@ import torch
 
 import r2d2c
 from r2d2c.emit import emit_python
-from r2d2c.lower.init import initial, seed_of
+from r2d2c.lower.init import initial
 from r2d2c.model import Model
 from r2d2c.sampling import random_batch
+from r2d2c.seeds import seed_of
 
 SPEC = """
 r2d2c: 1

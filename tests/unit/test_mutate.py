@@ -102,7 +102,15 @@ def test_constants_and_swaps_are_found_by_trying():
     assert (
         not constant("sub", ("a", "b")) and not constant("max", ("a", 5.0)) and not constant("relu", ("a",))
     )
-    assert [kind.name for kind in OP_KINDS if commutes(kind.name)] == ["add", "mul", "max", "min", "gauss"]
+    assert [kind.name for kind in OP_KINDS if commutes(kind.name)] == [
+        "add",
+        "mul",
+        "max",
+        "min",
+        "gauss",
+        "mean",
+        "hypot",
+    ]
     for kind, formula in FORMULAS.items():
         args = np.array([[0.7, -1.5], [-0.2, 0.4], [2.0, 1.1]])[: ARITY[KINDS[kind]]]
         expected = [formula(*column) for column in args.T]

@@ -83,7 +83,8 @@ def test_additions_lean_to_scores_and_to_what_is_near():
     def distance(new: Add) -> float:
         one, two = (places[int(str(arg)[1:])] for arg in new.args)
         if new.place is not None:
-            assert new.place == pytest.approx((one + two) / 2)
+            assert new.place[:2] == pytest.approx(((one + two) / 2)[:2])
+            assert new.place[2] == pytest.approx(1 + max(one[2], two[2]))
         return float(np.linalg.norm(one - two))
 
     assert max(map(distance, near)) < 0.3 < np.mean([distance(new) for new in far])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -21,12 +22,25 @@ from r2d2c.ops.op_graph_rows import topology_of
 from r2d2c.ops.registry import Ops, builtin
 from r2d2c.printer import print_graph
 from r2d2c.train.data import open_data
-from tests.unit.op_graph_oracle import HEAD, SHOWN, TASK, TWO, WRITTEN, batch, model_of, random, start_of
+from tests.unit.op_graph_oracle import (
+    HEAD,
+    SHOWN,
+    TASK,
+    TWO,
+    WRITTEN,
+    batch,
+    by_hand,
+    model_of,
+    random,
+    start_of,
+)
 
 # -- what is written
 
 
-@pytest.mark.parametrize("text", [WRITTEN + SHOWN, random(normalise="batch") + SHOWN])
+@pytest.mark.parametrize(
+    "text", [WRITTEN + SHOWN, random(normalise="batch") + SHOWN, random(normalise="layer") + SHOWN]
+)
 def test_the_onnx_file_matches_and_its_nodes_have_the_names_of_ops(text: str, tmp_path: Path) -> None:
     model = model_of(text)
     for seed in range(3):
@@ -40,6 +54,35 @@ def test_the_onnx_file_matches_and_its_nodes_have_the_names_of_ops(text: str, tm
     assert {f"layer/{op}" for op in ops} <= names
 
 
+@pytest.mark.parametrize("normalise", ["none", "batch"])
+def test_the_onnx_file_of_a_grown_op_graph(normalise: str, tmp_path: Path) -> None:
+    """After rounds of a training: what they added is in the file under its name, and what they pruned is not."""
+    grow = "    grow: {every: epochs(1), add: 5, prune: 3}\n"
+    train = "train:\n  data: random?samples=64\n  epochs: 5\n  batch_size: 16\n  optimizer: adam(lr=0.01)\n"
+    spec = tmp_path / "spec.yaml"
+    text = HEAD.lstrip() + random(normalise=normalise).strip("\n") + "\n" + grow + TASK.lstrip("\n") + train
+    spec.write_text(text, "utf-8")
+    run = r2d2c.train(spec, out=tmp_path / "run")
+    lines = (tmp_path / "run" / "mutations.jsonl").read_text("utf-8").splitlines()
+    steps = [step for line in lines[1:] for step in json.loads(line)["do"]]
+    named = {word: {step["name"] for step in steps if step["do"] == word} for word in ("add", "prune")}
+    model = run.load("last")
+    r2d2c.export(model, tmp_path / "m.onnx")
+    file = onnx.load(tmp_path / "m.onnx")
+    ops = set(topology_of({name: getattr(model.layer, name).numpy() for name in TABLE}, 4, ()).rows)
+    assert named["add"] - named["prune"] <= ops and len(ops & named["add"]) >= 5
+    assert named["prune"] and not named["prune"] & ops
+    assert {node.name for node in file.graph.node if node.name.startswith("layer/n")} >= {
+        f"layer/{op}" for op in ops
+    }
+    assert not {node.name for node in file.graph.node} & {f"layer/{op}" for op in named["prune"]}
+    given = batch(size=9, seed=4)["x"]
+    (found,) = onnxruntime.InferenceSession(tmp_path / "m.onnx").run(["out"], {"x": given.numpy()})
+    weight, bias = (model.get_parameter(f"fit.out.linear.{part}") for part in ("weight", "bias"))
+    wanted = torch.nn.functional.linear(by_hand(model, "layer", given), weight, bias)
+    torch.testing.assert_close(torch.from_numpy(found), wanted.detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_the_onnx_file_of_a_loop_with_an_op_graph(tmp_path: Path) -> None:
     loop = "loops:\n  think(data):\n    repeat: 3\n    carry:\n      z: f32[B, 4] = zeros\n"
     loop += "    body: |\n      z = tanh(linear(layer(z + data), 4))\n"
@@ -49,7 +92,13 @@ def test_the_onnx_file_of_a_loop_with_an_op_graph(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [WRITTEN + SHOWN, random(normalise="batch") + TASK, random("second") + random() + TWO]
+    "text",
+    [
+        WRITTEN + SHOWN,
+        random(normalise="batch") + TASK,
+        random(normalise="layer") + TASK,
+        random("second") + random() + TWO,
+    ],
 )
 def test_the_python_file_computes_and_learns_the_same(text: str) -> None:
     model = model_of(text.replace("CREDIT", "direct")).double()

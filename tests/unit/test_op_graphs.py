@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import r2d2c
+from r2d2c.lower.opgraph_call import op_graph_layer
 from r2d2c.mutate import mutate
 from r2d2c.mutations import Add, Prune
 from r2d2c.opgraph import KINDS, OP_KINDS
@@ -102,7 +104,7 @@ def test_running_statistics_are_those_of_batch_norm() -> None:
     assert values.isfinite().all()
 
 
-@pytest.mark.parametrize("normalise", ["none", "batch"])
+@pytest.mark.parametrize("normalise", ["none", "batch", "layer"])
 def test_one_sample_alone_gives_what_it_gives_among_others(normalise: str) -> None:
     model = model_of(random(normalise=normalise) + SHOWN)
     for seed in range(3):
@@ -133,6 +135,75 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     assert model.learn(**given).losses["fit"].isfinite()
     assert model(x=given["x"])["out"].dtype == dtype
     assert model.layer.kind.dtype == torch.int64
+
+
+# -- normalised over the ops
+
+
+def over_ops(model: Any, x: torch.Tensor) -> torch.Tensor:
+    """The columns, by hand: the raw values, then layer_norm over those of ops."""
+    raw = by_hand(model, "layer", x)
+    live = [x.shape[1] + row for row, kind in enumerate(model.layer.kind.tolist()) if kind >= 0]
+    raw[:, live] = F.layer_norm(raw[:, live], (len(live),))
+    return raw
+
+
+def test_normalised_over_the_ops_is_layer_norm_of_the_columns_of_ops() -> None:
+    model = model_of(random(normalise="layer") + SHOWN).double()
+    given = batch(dtype=torch.float64)
+    assert not hasattr(model.layer, "mean")
+    before = copy.deepcopy(model)
+    step = model.learn(**given)
+    columns = over_ops(before, given["x"])
+    free = 4 + (model.layer.kind < 0).nonzero().flatten()
+    assert len(free) == 8 and (step.outputs["columns"][:, free] == 0).all()
+    out = F.linear(columns, before.fit.out.linear.weight, before.fit.out.linear.bias)
+    loss = F.mse_loss(out, given["y"])
+    loss.backward()
+    torch.testing.assert_close(step.outputs["columns"], columns.detach())
+    torch.testing.assert_close(step.losses["fit"], loss.detach())
+    for (name, mine), theirs in zip(model.named_parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, msg=name)
+    assert before.layer.numbers.grad.abs().sum() > 0
+    values = np.delete(columns.detach().numpy(), [*range(4), *free.tolist()], axis=1)
+    np.testing.assert_allclose(values.mean(1), 0, atol=1e-12)
+    raw = np.delete(
+        by_hand(before, "layer", given["x"]).detach().numpy(), [*range(4), *free.tolist()], axis=1
+    )
+    by_numpy = (raw - raw.mean(1, keepdims=True)) / np.sqrt(raw.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(values, by_numpy, atol=1e-10)
+
+
+def test_gradients_of_what_is_normalised_over_the_ops_against_finite_differences() -> None:
+    model = model_of(random(normalise="layer") + TASK).double()
+    part = model.layer
+    x, numbers = batch(3, dtype=torch.float64)["x"].requires_grad_(), part.numbers.detach().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, n: op_graph_layer(x, n, part.kind, part.args), (x, numbers))
+
+
+def test_op_graphs_without_ops_are_as_they_are_with_any_normalisation() -> None:
+    x = batch()["x"]
+    kind, args = torch.full((3,), -1), torch.full((3, 3), -1)
+    found = op_graph_layer(x, torch.zeros(3, 3), kind, args)
+    assert torch.equal(found, torch.cat([x, torch.zeros(7, 3)], 1))
+
+
+def test_in_a_loop_and_in_a_trace_what_is_normalised_over_the_ops() -> None:
+    loop = "loops:\n  think(data):\n    repeat: 3\n    carry:\n      z: f32[B, 4] = zeros\n"
+    loop += "    body: |\n      columns = layer(z + data)\n      z = tanh(linear(columns, 4))\n"
+    model = model_of(
+        random(normalise="layer")
+        + loop
+        + TASK.replace("columns = layer(x)", "h = think(x)").replace("columns, 2", "h, 2")
+    )
+    x = batch()["x"]
+    z = torch.zeros(7, 4)
+    weights = [p for name, p in model.named_parameters() if name.startswith("think")]
+    for _ in range(3):
+        columns = over_ops(model, z + x)
+        z = torch.tanh(F.linear(columns, *weights))
+    torch.testing.assert_close(model.trace(**batch()).values["layer@3"], columns.detach())
+    torch.testing.assert_close(model(x=x)["out"], F.linear(z, *model.fit.out.linear.parameters()))
 
 
 # -- several, with credit

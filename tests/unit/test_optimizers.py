@@ -49,13 +49,14 @@ def test_defaults_pass_the_checks_and_build(record: OptimizerRecord) -> None:
     parameter.grad = torch.ones(3, 3)
     optimizer.step()
     for key, value in optimizer.state[parameter].items():
-        assert not isinstance(value, torch.Tensor) or value.shape == (() if key in COUNTERS else (3, 3)), key
+        if isinstance(value, torch.Tensor) and record.shaped:
+            assert value.shape == (() if key in COUNTERS else (3, 3)), key
     assert bool(torch.isfinite(parameter).all())
     assert not torch.equal(parameter, torch.ones(3, 3))
 
 
-def test_every_elementwise_optimizer_of_torch_is_there() -> None:
-    skipped = {"Optimizer", "LBFGS", "SparseAdam", "Adafactor"}
+def test_every_optimizer_of_torch_that_takes_gradients_is_there() -> None:
+    skipped = {"Optimizer", "LBFGS", "SparseAdam"}
     classes = {
         name
         for name in dir(torch.optim)
@@ -185,7 +186,8 @@ def test_shapes_of_schedules() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [schedule.name for schedule in SCHEDULES if schedule.name not in ("constant", "warmup")]
+    "name",
+    [schedule.name for schedule in SCHEDULES if schedule.name not in ("constant", "warmup", "plateau")],
 )
 @pytest.mark.parametrize("warm", [False, True])
 def test_schedules_resume_exactly(name: str, warm: bool) -> None:

@@ -18,7 +18,7 @@ from r2d2c.train.interrupt import Interrupted
 from r2d2c.train.optimizers import OPTIMIZERS
 from r2d2c.train.rates import by_parameter
 from r2d2c.train.settings import Settings, read_settings
-from r2d2c.train.stepper import Stepper, plan_groups
+from r2d2c.train.stepper import Kind, Stepper, plan_groups
 
 HEAD = """\
 r2d2c: 1
@@ -218,11 +218,15 @@ def test_a_key_of_what_is_not_trained() -> None:
 # -- groups and rates
 
 
+def kinds_of(rates: dict[str, float]) -> dict[str, Kind]:
+    return {name: Kind(factor) for name, factor in rates.items()}
+
+
 def test_groups_of_factors() -> None:
     visits = [Visit(f"v{k}", (), (), (), (f"a{k}", f"b{k}", f"c{k}")) for k in range(2)]
     sizes = {f"{letter}{k}": 10**6 if letter == "a" else 10 for letter in "abc" for k in range(2)}
     rates = {"b0": 2.0, "b1": 2.0, "c1": 2.0}
-    made = plan_groups(visits, sizes, rates=rates, sometimes=("c0", "c1"))
+    made = plan_groups(visits, sizes, kinds=kinds_of(rates), sometimes=("c0", "c1"))
     assert [(group.key, group.names) for group in made] == [
         ("0", ("a0",)),
         ("1.x2.0", ("b0", "b1")),
@@ -231,7 +235,7 @@ def test_groups_of_factors() -> None:
         ("1.sometimes.x2.0", ("c1",)),
     ]
     ones = dict.fromkeys(sizes, 1.0)
-    assert plan_groups(visits, sizes, rates=ones) == plan_groups(visits, sizes)
+    assert plan_groups(visits, sizes, kinds=kinds_of(ones)) == plan_groups(visits, sizes)
 
 
 def stepper_of(model: r2d2c.Model, rates: dict[str, float], name: str, **more: Any) -> Stepper:

@@ -12,7 +12,7 @@ from r2d2c.train.data import SOURCES, Table, open_data
 from r2d2c.train.data.text_file import BYTES, encode
 from tests.unit.data_files import CLI, refused, said
 
-TASKS = ("delayed_copy", "two_symbols", "adding", "recall")
+TASKS = ("delayed_copy", "two_symbols", "adding", "copy", "addition", "recall")
 
 
 def names(table: Table, column: str = "x") -> np.ndarray:
@@ -277,5 +277,5 @@ def test_the_spec_of_the_page_learns_and_goes_on(tmp_path: Path) -> None:
 def test_the_page_tells_every_column_and_option(task: str) -> None:
     source = next(source for source in SOURCES if source.name == task)
     columns = open_data(f"{task}?samples=4").train if task != "text" else ("x", "y")
-    told = {*columns, *source.options} - {"samples", "seed"}
+    told = {*columns, *source.options} - {"samples", "test", "seed"}
     assert {name for name in told if not re.search(rf"`{name}\b", PAGE)} == set()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from r2d2c.cli.console import heading, print_diagnostics, print_json, print_table
+from r2d2c.cli.console import print_diagnostics, print_json, print_table
 from r2d2c.cli.load import load
 from r2d2c.cli.options import CreditOption, FormatOption, PluginOption, SetOption
 from r2d2c.syntax.override import with_credit
@@ -43,10 +43,10 @@ def command(
     With --spec the data is bound to the ports of a spec; without SOURCE it is what the spec names.
     """
     if spec is None and source is None:
-        _list(format_)
+        _list(format_, plugins)
         return
     checked = load(spec, with_credit(settings, credit), plugins) if spec is not None else None
-    dataset = _open(source, checked)
+    dataset = _open(source, checked, plugins)
     if format_ == "json":
         print_json(_json(dataset, samples))
     else:
@@ -58,28 +58,53 @@ def command(
         _bind(dataset, checked, quiet=format_ == "json")
 
 
-def _list(format_: str) -> None:
+FAMILIES = {
+    "ready": "ready sets",
+    "files": "files and folders",
+    "generated": "generated sets",
+    "plug-ins": "of plug-ins",
+}
+
+
+def _list(format_: str, plugins: list[Path] | None) -> None:
+    from r2d2c.train.data.plugged import plugged_sources
     from r2d2c.train.data.sources import SOURCES
 
+    found = (*SOURCES, *plugged_sources(plugins or (), (source.name for source in SOURCES)))
     if format_ == "json":
         print_json(
-            [{"name": s.name, "usage": s.usage, "doc": s.doc, "options": dict(s.options)} for s in SOURCES]
+            [
+                {
+                    "name": s.name,
+                    "family": s.family,
+                    "usage": s.usage,
+                    "doc": s.doc,
+                    "options": dict(s.options),
+                }
+                for s in found
+            ]
         )
         return
-    heading("data sources")
-    print_table(("", ""), [(source.usage.partition("[")[0], source.doc) for source in SOURCES])
-    for source in SOURCES:
+    for family, title in FAMILIES.items():
+        sources = [source for source in found if source.family == family]
+        if sources:
+            print(title if family == "ready" else f"\n{title}")
+            print_table(("", ""), [(f"  {s.usage.partition('[')[0]}", s.doc) for s in sources])
+    for source in found:
         if source.options:
-            print(f"\noptions of {source.name}, as `{source.name}:…?key=value&key=value`")
+            print(f"\noptions of {source.name}, as `{source.usage.replace('[?', '?').removesuffix(']')}`")
             print_table(("", ""), [(f"  {key}", text) for key, text in source.options.items()])
     print("\n`r2d2c data SOURCE` shows what one gives.")
 
 
-def _open(source: str | None, checked: Checked | None) -> Dataset:
-    from r2d2c.train.data import DataContext, open_data
+def _open(source: str | None, checked: Checked | None, plugins: list[Path] | None) -> Dataset:
+    """The data set, with columns for the ports of the spec as its `train.columns` says."""
+    from r2d2c.train.data import SOURCES, DataContext, open_data
+    from r2d2c.train.data.plugged import plugged_sources
+    from r2d2c.train.load import check_columns, map_columns
     from r2d2c.train.ports import data_bounds, data_ports
 
-    context = DataContext(trusted=True)
+    context, train = DataContext(trusted=True), None
     if checked is not None:
         graph = checked.graph
         train = checked.spec.document.train
@@ -92,24 +117,18 @@ def _open(source: str | None, checked: Checked | None) -> Dataset:
         ports, bounds = data_ports(graph), data_bounds(graph)
         context = DataContext(checked.folder, trusted, span, graph.seed, ports, bounds)
     assert source is not None
-    return open_data(source, context)
+    extra = plugged_sources(plugins or (), (built_in.name for built_in in SOURCES))
+    if train is not None:
+        check_columns(train, context.ports)
+    dataset = open_data(source, context, extra)
+    return dataset if train is None else map_columns(dataset, train, context.ports)
 
 
 def _show(dataset: Dataset, samples: int) -> None:
-    table = dataset.train
-    count = min(samples, len(table))
-    columns = list(table)
-    rows = [[str(row), *(_brief(table[name][row]) for name in columns)] for row in range(count)]
-    print_table(("", *columns), rows)
+    from r2d2c.train.data.describe import sample_rows
 
-
-def _brief(value: Any, most: int = 8) -> str:
-    """The first numbers of one sample."""
-    import numpy
-
-    flat = numpy.asarray(value).reshape(-1)
-    texts = [f"{number:.3g}" if flat.dtype.kind == "f" else str(number) for number in flat[:most]]
-    return " ".join([*texts, f"… {flat.size:,} in all"] if flat.size > most else texts)
+    rows = sample_rows(dataset.train, samples)
+    print_table(("", *dataset.train), [[str(number), *row] for number, row in enumerate(rows)])
 
 
 def _bind(dataset: Dataset, checked: Checked, quiet: bool) -> None:
@@ -129,15 +148,23 @@ def _bind(dataset: Dataset, checked: Checked, quiet: bool) -> None:
 
 
 def _json(dataset: Dataset, samples: int) -> dict[str, Any]:
+    import numpy
+
+    from r2d2c.train.data.describe import value_range
+
     table = dataset.train
+    first = table.take(numpy.arange(min(samples, len(table))))
     return {
         "name": dataset.name,
         "doc": dataset.doc,
         "splits": {name: len(split) for name, split in dataset.splits.items()},
         "columns": {name: column.type_text for name, column in table.columns.items()},
+        "ranges": {
+            name: found
+            for name, column in table.columns.items()
+            if (found := value_range(column)) is not None
+        },
         "classes": list(dataset.classes) if dataset.classes is not None else None,
         "notes": list(dataset.notes),
-        "samples": [
-            {name: table[name][row].tolist() for name in table} for row in range(min(samples, len(table)))
-        ],
+        "samples": [{name: first[name][row].tolist() for name in first} for row in range(len(first))],
     }

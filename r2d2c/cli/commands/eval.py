@@ -26,7 +26,8 @@ from r2d2c.syntax.override import with_credit
 
 def command(
     what: Annotated[
-        Path, typer.Argument(metavar="RUN|SPEC", help="A run's folder, or a spec.", show_default=False)
+        Path,
+        typer.Argument(metavar="RUN|SPEC", help="A run's folder or archive, or a spec.", show_default=False),
     ],
     data: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Other data than the run's.", show_default=False)
@@ -51,10 +52,11 @@ def command(
     """
     each = _each(given_sizes(size, depth, width))
     from r2d2c.train.api import evaluate_each
+    from r2d2c.train.pack import is_run
     from r2d2c.train.summary import short
 
     changed = with_credit(settings, credit)
-    if what.is_dir() and changed:
+    if is_run(what) and changed:
         raise typer.BadParameter(
             "a run is used as it was trained", param_hint="--set" if settings else "--credit"
         )

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def command(
     source: Annotated[
         Path,
-        typer.Argument(metavar="SPEC_OR_RUN", help="A spec, or the folder of a run.", show_default=False),
+        typer.Argument(
+            metavar="SPEC_OR_RUN", help="A spec, or a run's folder or archive.", show_default=False
+        ),
     ],
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="FILE.onnx", help="The file to write.", show_default=False)
@@ -58,6 +60,9 @@ def command(
     check_target(out)
     if out.exists() and not force:
         raise typer.BadParameter(f"{out} exists; --force replaces it", param_hint="-o")
+    from r2d2c.train.pack import opened
+
+    source = opened(source)
     run = source if source.is_dir() and (source / "lock.json").exists() else None
     if run is not None and credit is not None:
         raise typer.BadParameter("a run is exported as it was trained", param_hint="--credit")

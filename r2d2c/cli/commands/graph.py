@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,6 +10,9 @@ from r2d2c.cli.console import check_target, write_result
 from r2d2c.cli.load import load
 from r2d2c.cli.options import CreditOption, OutOption, PluginOption, SetOption, SpecArgument
 from r2d2c.syntax.override import with_credit
+
+if TYPE_CHECKING:
+    from r2d2c.opgraph import Topology
 
 
 def command(
@@ -20,7 +23,7 @@ def command(
         typer.Option("--stage", help="Tasks and links, or every node of one stage."),
     ] = "tasks",
     as_: Annotated[
-        Literal["mermaid", "dot"] | None,
+        Literal["mermaid", "dot", "json"] | None,
         typer.Option(
             "--as", help="The default is what the ending of FILE says, else Mermaid.", show_default=False
         ),
@@ -29,22 +32,38 @@ def command(
     credit: CreditOption = None,
     plugins: PluginOption = None,
 ) -> None:
-    """Draw a spec as Mermaid or DOT text.
+    """Draw a spec as Mermaid or DOT text, or write what is drawn as JSON.
 
     Tasks are groups, links have the colour of their credit, losses point to what they train.
 
-    `-o model.mmd` is for Markdown pages, `-o model.dot` for Graphviz: `dot -Tsvg model.dot > model.svg`.
+    `-o model.mmd` is for Markdown pages, `-o model.dot` for Graphviz: `dot -Tsvg model.dot > model.svg`,
+    `-o model.json` for programs that draw otherwise: it has the places of units and the ops of op graphs too.
+    SPEC may be the folder of a run: then op graphs are as they have grown.
     """
     if out is not None:
         check_target(out)
-    ending = {".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".mermaid": "mermaid"}
+    ending = {".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".mermaid": "mermaid", ".json": "json"}
     if as_ is None and out is not None and out.suffix not in ending:
-        raise typer.BadParameter(f"{out} should end in .mmd or .dot, or say --as", param_hint="-o")
+        raise typer.BadParameter(f"{out} should end in .mmd, .dot or .json, or say --as", param_hint="-o")
     form = as_ or (ending[out.suffix] if out is not None else "mermaid")
-    checked = load(spec, with_credit(settings, credit), plugins)
+    changes = with_credit(settings, credit)
+    grown: dict[str, Topology] = {}
+    learned: dict[str, list[list[float]]] = {}
+    from r2d2c.train.pack import is_run
+
+    if is_run(spec):
+        from r2d2c.train.replay import placed
+        from r2d2c.train.run import open_run
+
+        run = open_run(spec, plugins=plugins or ())
+        checked = run.check(changes or ())
+        grown, learned = placed(run)
+    else:
+        checked = load(spec, changes, plugins)
 
     from r2d2c.credit.registry import rules
     from r2d2c.draw import picture, picture_of_nodes
+    from r2d2c.draw_json import to_json
     from r2d2c.draw_text import to_dot, to_mermaid
     from r2d2c.passes.inline import inference_graph
     from r2d2c.passes.training import training_graph
@@ -63,4 +82,7 @@ def command(
             losses = {**graph.losses, **training.losses}
             matrix = wiring(training, checked.ops, losses, trained)
             drawn = picture(graph, known, matrix, training, checked.spec.memories)
-    write_result(out, to_dot(drawn) if form == "dot" else to_mermaid(drawn))
+    if form == "json":
+        write_result(out, to_json(drawn, graph, stage, grown=grown, learned=learned))
+    else:
+        write_result(out, to_dot(drawn) if form == "dot" else to_mermaid(drawn))

@@ -14,6 +14,8 @@ from r2d2c.credit.options import Option, call, default_text, described, options
 from r2d2c.credit.record import CreditRule
 from r2d2c.credit.registry import rules
 from r2d2c.diagnostics import suggest
+from r2d2c.opkind_formulas import LETTERS
+from r2d2c.opkinds import OpKind
 from r2d2c.ops.describe import default_text as op_default
 from r2d2c.ops.describe import signature
 from r2d2c.ops.record import Arg, Op
@@ -27,6 +29,7 @@ _KINDS = {
     "size": "size",
     "sizes": "sizes",
     "choice": "one of",
+    "formula": "predicate on places",
 }
 _TRAITS = {
     "distance": "gives a scalar to be minimised: a task's `distance` or a loss",
@@ -44,6 +47,7 @@ def command(
         ),
     ] = None,
     credit: Annotated[bool, typer.Option("--credit", help="The credit rules of links, not the ops.")] = False,
+    kinds: Annotated[bool, typer.Option("--kinds", help="What the ops of op graphs may be.")] = False,
     plugins: PluginOption = None,
     format_: FormatOption = "text",
 ) -> None:
@@ -53,9 +57,13 @@ def command(
         _credit(name, rules(found.rules).values(), format_)
         return
     ops = Ops(found.ops)
+    if kinds:
+        _kinds(name, ops, format_)
+        return
     families = {family: list(records) for family, records in FAMILIES.items()}
-    if found.ops:
-        families["from plug-ins"] = list(found.ops)
+    added = [op for op in found.ops if not isinstance(op, OpKind)]
+    if added:
+        families["from plug-ins"] = added
     if name is not None and (name in ops or name not in families):
         _one(name, ops, families, format_)
         return
@@ -69,6 +77,27 @@ def command(
         print_table(("", ""), [(signature(op), _first_sentence(op.doc)) for op in records])
         print()
     print("`r2d2c ops NAME` describes one. `r2d2c ops --credit` lists the credit rules.")
+
+
+def _kinds(name: str | None, ops: Ops, format_: str) -> None:
+    if name is not None and name not in ops.kinds:
+        near = suggest(name, ops.kinds)
+        raise typer.BadParameter(
+            f"there is no kind `{name}`{f'; {near.text}' if near else ''}", param_hint="NAME"
+        )
+    shown = [kind for kind in ops.kinds.values() if name in (None, kind.name)]
+    if format_ == "json":
+        print_json(
+            [
+                {"name": kind.name, "arity": kind.arity, "formula": kind.formula, "doc": kind.doc}
+                for kind in shown
+            ]
+        )
+        return
+    print_table(
+        ("", ""),
+        [(f"{kind.name}({', '.join(LETTERS[: kind.arity])})", kind.doc or kind.formula) for kind in shown],
+    )
 
 
 def _one(name: str, ops: Ops, families: dict[str, list[Op]], format_: str) -> None:

@@ -12,7 +12,9 @@ from r2d2c.cli.options import DepthOption, PluginOption, SizeOption, WidthOption
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder or archive.", show_default=False)
+    ],
     data: Annotated[
         str | None,
         typer.Option(

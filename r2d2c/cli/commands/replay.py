@@ -12,6 +12,10 @@ from r2d2c.cli.main import AT_FAULT
 from r2d2c.cli.options import FormatOption, PluginOption
 
 
+def _at(place: tuple[float, ...] | None) -> str:
+    return "" if place is None else f"  at ({', '.join(f'{number:g}' for number in place)})"
+
+
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
     at: Annotated[
@@ -44,8 +48,9 @@ def command(
             heading(
                 f"{name}: {plural(one.topology.count, 'op')} after {plural(one.rounds, 'round')} of growth"
             )
+            places = one.places()
             for node, text in one.formulas().items():
-                print(f"  {node} = {text}")
+                print(f"  {node} = {text}{_at(places.get(node))}")
             if one.differences is not None:
                 same = "not the op graph" if one.differences else "the op graph"
                 print(f"this is {same} of the {checkpoint} checkpoint{':' if one.differences else ''}")

@@ -7,6 +7,7 @@ numpy, torch and scikit-learn are imported only when data is opened.
 from r2d2c.train.data.batches import BatchStream, from_batches
 from r2d2c.train.data.bind import BoundData, Loader, Split, bind
 from r2d2c.train.data.dataset import SPLITS, Column, Dataset, Table
+from r2d2c.train.data.lazy import LazyRows
 from r2d2c.train.data.plan import BatchPlan, stable_seed
 from r2d2c.train.data.source import DataContext, DataSource, Port
 from r2d2c.train.data.sources import SOURCES, find_source, open_data
@@ -21,6 +22,7 @@ __all__ = [
     "DataContext",
     "DataSource",
     "Dataset",
+    "LazyRows",
     "Loader",
     "Port",
     "Split",

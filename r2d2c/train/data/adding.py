@@ -6,29 +6,26 @@ one in the first half of a sequence and one in the second. Answering 1 always ha
 
 from __future__ import annotations
 
-from r2d2c.train.data.dataset import Column, Dataset, Table
-from r2d2c.train.data.sequences import SAMPLES, SEED, Made, ragged
-from r2d2c.train.data.source import DataContext, DataSource
+from r2d2c.train.data.dataset import Column, Table
+from r2d2c.train.data.generated import Generated, Made, Recipe
+from r2d2c.train.data.sequences import ragged
 
 OPTIONS = {
-    "samples": SAMPLES,
     "length": "steps of the longest sequence, T (100)",
     "least": "steps of the shortest one: lengths are drawn from here to `length` (length)",
-    "seed": SEED,
 }
 
 
-def open_adding(argument: str, context: DataContext) -> Dataset:
+def make(made: Made) -> Recipe:
     """``x`` f32[N, T, 2]: at every step a number from 0 to 1, and 1 where it is marked, else 0; ``y`` f32[N].
 
     ``length`` i64[N] and ``mask`` bool[N, T] say how many steps a sample has; the rest of ``x`` is 0.
     """
     import numpy
 
-    made = Made.of("adding", argument, OPTIONS, context)
     length = made.number("length", 100, least=2)
     least = made.number("least", length, least=2, most=length)
-    generator = made.generator()
+    generator = made.generator
 
     def table(count: int) -> Table:
         rows = numpy.arange(count)
@@ -43,15 +40,14 @@ def open_adding(argument: str, context: DataContext) -> Dataset:
         y = x[rows, places[0], 0] + x[rows, places[1], 0]
         return Table({"x": Column(x), "y": Column(y), **there})
 
-    train, test = map(table, made.sizes())
     note = "answering 1 always has a mean squared error of 0.167"
-    return Dataset("adding", train, test=test, doc=ADDING.doc, notes=(note,))
+    return Recipe(table, (note,))
 
 
-ADDING = DataSource(
+ADDING = Generated(
     name="adding",
     doc="the sum of the two numbers of a sequence that are marked; made from a seed",
-    usage="adding[?length=100&least=50&samples=10000&seed=0]",
-    open=open_adding,
+    make=make,
     options=OPTIONS,
-)
+    usage="length=100&least=50",
+).source()

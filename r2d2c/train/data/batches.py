@@ -79,7 +79,14 @@ class StreamSplit:
             return None
 
     def loader(
-        self, batch_size: int, *, seed: int = 0, shuffle: bool = False, drop_last: bool = False
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        augment: bool = False,
+        workers: int = 0,
     ) -> StreamSplit:
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING, Protocol
 
 from r2d2c.diagnostics import Sink, suggest
@@ -18,19 +19,21 @@ from r2d2c.train.data.convert import (
     shape_fits,
     torch_dtype,
 )
-from r2d2c.train.data.dataset import Column, Dataset, Table
-from r2d2c.train.data.plan import BatchPlan
+from r2d2c.train.data.dataset import Column, Dataset, Scaling, Table
+from r2d2c.train.data.lazy import LazyRows
 from r2d2c.train.data.source import Port
-from r2d2c.train.refuse import refuse
+from r2d2c.train.data.table_split import BoundColumn, TableLoader, TableSplit
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+__all__ = ["BoundColumn", "BoundData", "Loader", "Split", "TableLoader", "TableSplit", "bind"]
+
 MEMORY_LIMIT = (
     2 << 30
 )  # bytes of converted copies; what is larger stays as stored and is converted by the batch
-_SCAN = 1 << 24  # elements looked at in one go, so that a scan of a file on disk does not load it whole
+_SCAN = 1 << 22  # elements looked at in one go, so that a scan of a file on disk does not load it whole
 
 
 class Loader(Protocol):
@@ -52,9 +55,19 @@ class Split(Protocol):
         """How many samples, if that is known."""
 
     def loader(
-        self, batch_size: int, *, seed: int = 0, shuffle: bool = False, drop_last: bool = False
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        augment: bool = False,
+        workers: int = 0,
     ) -> Loader:
-        """Batches of this split. A stream has batches and an order of its own and ignores all of these."""
+        """Batches of this split. A stream has batches and an order of its own and ignores all of these.
+
+        augment: as training batches are. workers: processes that read and augment, where that is worth it.
+        """
 
     def to(self, device: torch.device | str) -> Split:
         """The same split with its tensors on a device, as far as they are held in memory."""
@@ -68,6 +81,7 @@ class BoundData:
     splits: Mapping[str, Split]
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    scaling: Scaling | None = None
 
     @property
     def train(self) -> Split | None:
@@ -89,71 +103,6 @@ class BoundData:
 
     def to(self, device: torch.device | str) -> BoundData:
         return replace(self, splits={name: split.to(device) for name, split in self.splits.items()})
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BoundColumn:
-    """One port's values of a split, ``[N, ...]``: already in the port's dtype, or as stored."""
-
-    tensor: Tensor
-    dtype: str
-    divisor: float | None
-    shape: tuple[int, ...]
-
-    def finish(self, rows: Tensor) -> Tensor:
-        """Gathered rows as the port wants them (no copy if they are so already)."""
-        return convert(rows, self.dtype, self.divisor).view(len(rows), *self.shape)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TableSplit:
-    """A split whose samples are in memory, or mapped into it."""
-
-    columns: Mapping[str, BoundColumn]
-    rows: int
-
-    @property
-    def samples(self) -> int:
-        return self.rows
-
-    def loader(
-        self, batch_size: int, *, seed: int = 0, shuffle: bool = False, drop_last: bool = False
-    ) -> TableLoader:
-        """Refuses (E516) a batch size that leaves no batch."""
-        if batch_size < 1 or (drop_last and batch_size > self.rows):
-            refuse("E516", f"no batch of {batch_size} samples can be had from {self.rows}")
-        return TableLoader(self, BatchPlan(self.rows, batch_size, seed, shuffle, drop_last))
-
-    def to(self, device: torch.device | str) -> TableSplit:
-        moved = {name: replace(c, tensor=c.tensor.to(device)) for name, c in self.columns.items()}
-        return replace(self, columns=moved)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TableLoader:
-    """Gathers batches by `torch.index_select`; in order, a batch is a view and costs nothing."""
-
-    split: TableSplit
-    plan: BatchPlan
-
-    @property
-    def count(self) -> int:
-        return len(self.plan)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
-        columns = list(self.split.columns.items())
-        if not self.plan.shuffle:
-            for first, end in self.plan.spans(start):
-                yield {name: column.finish(column.tensor[first:end]) for name, column in columns}
-            return
-        order = self.plan.order(epoch)
-        devices = {column.tensor.device for _, column in columns}
-        orders = {device: order.to(device) for device in devices}
-        for first, end in self.plan.spans(start):
-            yield {
-                name: column.finish(column.tensor.index_select(0, orders[column.tensor.device][first:end]))
-                for name, column in columns
-            }
 
 
 def bind(
@@ -186,14 +135,17 @@ def bind(
             bound[port], used = _bound(column, dtype, shape, left)
             left -= used
             binder.check_values(port, split, column, bound[port])
-        splits[split] = TableSplit(bound, len(table))
+        image = table.columns.get("image")
+        splits[split] = TableSplit(bound, len(table), None if image is None else image.shape)
     if binder.failed:
         return None
-    return BoundData(dataset.name, splits, dataset.classes, tuple(binder.notes))
+    return BoundData(dataset.name, splits, dataset.classes, tuple(binder.notes), dataset.scaling)
 
 
 def _bound(column: Column, dtype: str, shape: tuple[int, ...], left: int) -> tuple[BoundColumn, int]:
     """The column, converted once if that needs at most ``left`` bytes, and the bytes it took."""
+    if isinstance(column.array, LazyRows):
+        return BoundColumn(column.array, dtype, column.divisor, shape), 0
     tensor = as_tensor(column.array)
     if not tensor.is_contiguous():
         tensor = tensor.contiguous()
@@ -301,12 +253,16 @@ class _Binder:
     def check_values(self, port: str, split: str, column: Column, bound: BoundColumn) -> None:
         """Look at every value once: floats as they become (1e300 is no f32), integers as they were."""
         is_float = DTYPES[bound.dtype][1] == "float"
-        if is_float and column.kind != "float":
+        stored = column.array.dtype
+        if is_float and (column.kind != "float" or (stored.kind in "biu" and stored.itemsize == 1)):
             return
-        values = bound.tensor if is_float else as_tensor(column.array)
-        rows = max(1, _SCAN // max(1, values[:1].numel()))
+        values = bound.values
+        if not is_float and not isinstance(values, LazyRows):
+            values = as_tensor(column.array)  # converted, they may have become others
+        rows = max(1, _SCAN // max(1, prod(values.shape[1:])))
         for start in range(0, len(values), rows):
-            part = values[start : start + rows]
+            span = slice(start, start + rows)
+            part = as_tensor(values[span]) if isinstance(values, LazyRows) else values[span]
             part = convert(part, bound.dtype, bound.divisor) if is_float else part
             bad = find_bad_value(part, bound.dtype, self.bounds.get(port))
             if bad is not None:

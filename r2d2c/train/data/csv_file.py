@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from r2d2c.diagnostics import suggest
-from r2d2c.train.data.dataset import Column, Dataset, Table, name_classes
-from r2d2c.train.data.source import DataContext, DataSource, fraction, split_options, whole_number
-from r2d2c.train.data.split import split_table
+from r2d2c.train.data.dataset import Column, Dataset
+from r2d2c.train.data.source import DataContext, DataSource, split_options
+from r2d2c.train.data.table_file import OPTIONS as TABLE_OPTIONS
+from r2d2c.train.data.table_file import TableOptions
 from r2d2c.train.data.text_file import read_utf8
 from r2d2c.train.refuse import refuse
 
@@ -19,12 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OPTIONS = {
-    "target": "the column (or columns, with commas) that become `y` (the last one)",
-    "features": "the columns that become `x` (all other columns of numbers)",
+    **TABLE_OPTIONS,
     "separator": "the character between cells (the most frequent of , ; tab | in the header)",
-    "scale": "`standard`: shift and scale each column of `x` by train's mean and deviation (`none`)",
-    "test": "the part held out for test (0.2)",
-    "seed": "of that split (0)",
 }
 MAX_CLASSES = 10_000
 
@@ -41,36 +37,12 @@ class _Cells:
 
 def open_csv(argument: str, context: DataContext) -> Dataset:
     """``x`` f64[N, k] of the features, ``y`` of the target, and every column under its own name."""
-    import numpy
-
-    argument, options = split_options(argument, OPTIONS, context)
-    held, seed = fraction(options, "test", 0.2, context), whole_number(options, "seed", 0, context, least=0)
-    scale = options.get("scale", "none")
-    if scale not in ("none", "standard"):
-        refuse("E502", f"option `scale` must be `standard` or `none`, not `{scale}`", context.span)
+    argument, given = split_options(argument, OPTIONS, context)
+    options = TableOptions.of(given, context)
     path = context.file(context.path(argument, "csv:"))
-    cells = _read(path, options.get("separator"), context)
+    cells = _read(path, given.get("separator"), context)
     columns = {name: _column(cells, at, context) for at, name in enumerate(cells.names)}
-    targets = _names(options, "target", columns, context) or [cells.names[-1]]
-    features = _names(options, "features", columns, context)
-    if features is None:
-        features = [name for name in columns if name not in targets and columns[name].classes is None]
-    texts = [name for name in features if columns[name].classes is not None]
-    if texts or not features:
-        what = (
-            f"column `{texts[0]}` of {path} is not of numbers"
-            if texts
-            else f"{path} leaves no column for `x`"
-        )
-        refuse("E508", what, context.span, fix="say which columns are features: ?features=a,b,c")
-    x = Column(numpy.stack([columns[name].array.astype(numpy.float64) for name in features], axis=1))
-    y = name_classes(columns[targets[0]]) if len(targets) == 1 else _stack(targets, columns, path, context)
-    # A column of its own called `x` or `y` gives way to the groups of those names.
-    train, test = split_table(Table({**columns, "x": x, "y": y}), held, seed, context.span)
-    if scale == "standard":
-        train, test = _standardise(train, test)
-    notes = (f"x is {', '.join(features)}", f"y is {', '.join(targets)}")
-    return Dataset(f"csv:{argument}", train, test=test, doc=f"{len(cells.rows):,} rows", notes=notes)
+    return options.dataset(f"csv:{argument}", path, columns)
 
 
 def _read(path: Path, separator: str | None, context: DataContext) -> _Cells:
@@ -165,52 +137,6 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _names(
-    options: dict[str, str], key: str, columns: dict[str, Column], context: DataContext
-) -> list[str] | None:
-    """The columns an option lists; E510 for one that the file does not have."""
-    if key not in options:
-        return None
-    names = [name.strip() for name in options[key].split(",")]
-    for name in names:
-        if name not in columns:
-            near = suggest(name, columns)
-            refuse(
-                "E510",
-                f"there is no column `{name}` in the file",
-                context.span,
-                notes=[f"its columns are: {', '.join(columns)}"],
-                fix=near.text if near else None,
-            )
-    return names
-
-
-def _stack(names: list[str], columns: dict[str, Column], path: Path, context: DataContext) -> Column:
-    import numpy
-
-    for name in names:
-        if columns[name].classes is not None:
-            refuse(
-                "E508",
-                f"column `{name}` of {path} is not of numbers, so it must be the only target",
-                context.span,
-            )
-    return Column(numpy.stack([columns[name].array for name in names], axis=1))
-
-
-def _standardise(train: Table, test: Table) -> tuple[Table, Table]:
-    """``x`` of both with train's mean and deviation; a constant column stays at 0."""
-    x = train.columns["x"].array
-    mean, deviation = x.mean(axis=0), x.std(axis=0)
-    deviation[deviation == 0] = 1.0
-
-    def scaled(table: Table) -> Table:
-        column = table.columns["x"]
-        return Table({**table.columns, "x": replace(column, array=(column.array - mean) / deviation)})
-
-    return scaled(train), scaled(test)
-
-
 def _at(code: str, path: Path, line: int, message: str, context: DataContext) -> NoReturn:
     refuse(code, f"{path}:{line}: {message}", context.span)
 
@@ -218,7 +144,8 @@ def _at(code: str, path: Path, line: int, message: str, context: DataContext) ->
 CSV = DataSource(
     name="csv",
     doc="a table with a header line; texts become classes",
-    usage="csv:FILE[?target=NAME&features=A,B&separator=;&scale=standard&test=0.2&seed=0]",
+    usage="csv:FILE[?target=NAME&features=A,B&separator=;&scale=standard&test=0.2&split=last&seed=0]",
     open=open_csv,
     options=OPTIONS,
+    family="files",
 )

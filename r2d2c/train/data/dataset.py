@@ -7,9 +7,13 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from r2d2c.train.data.lazy import Taken, is_lazy
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Of columns by name, a mean and a deviation: numbers, or lists where a column is of vectors.
+Scaling = Mapping[str, tuple[Any, Any]]
 SPLITS = ("train", "validation", "test")
 
 
@@ -17,12 +21,12 @@ SPLITS = ("train", "validation", "test")
 class Column:
     """One named column: an array whose first axis counts the samples.
 
-    ``array`` is kept as it is stored (often uint8, possibly memory-mapped). With ``divisor`` its values are
-    ``array / divisor`` as float32, computed batch by batch. ``classes`` names the integers, if they are
-    classes.
+    ``array`` is kept as it is stored (often uint8, possibly memory-mapped): a numpy array, or a `LazyRows` that reads
+    its rows as they are asked for. With ``divisor`` its values are ``array / divisor`` as float32, computed batch by
+    batch. ``classes`` names the integers, if they are classes.
     """
 
-    array: NDArray[Any]
+    array: Any
     divisor: float | None = None
     classes: tuple[str, ...] | None = None
 
@@ -50,12 +54,14 @@ class Column:
         """The values themselves (with ``divisor`` a float32 copy)."""
         import numpy
 
+        array: NDArray[Any] = self.array[:] if is_lazy(self.array) else self.array
         if self.divisor is None:
-            return self.array
-        return self.array.astype(numpy.float32) / numpy.float32(self.divisor)
+            return array
+        return array.astype(numpy.float32) / numpy.float32(self.divisor)
 
     def take(self, rows: NDArray[Any]) -> Column:
-        return replace(self, array=self.array[rows])
+        """The samples at these indices: a copy, or nothing read yet where the array is lazy."""
+        return replace(self, array=Taken(self.array, rows) if is_lazy(self.array) else self.array[rows])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,13 +88,16 @@ class Table:
         return iter(self.columns)
 
     def take(self, rows: NDArray[Any]) -> Table:
-        """The samples at these indices, in this order (copies)."""
+        """The samples at these indices, in this order (copies, but for lazy columns)."""
         return Table({name: column.take(rows) for name, column in self.columns.items()})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """Splits of one data set. ``validation`` and ``test`` may be absent; ``notes`` are shown with it."""
+    """Splits of one data set. ``validation`` and ``test`` may be absent; ``notes`` are shown with it.
+
+    scaling: the mean and the deviation by which columns were shifted and scaled, by name.
+    """
 
     name: str
     train: Table
@@ -96,6 +105,7 @@ class Dataset:
     test: Table | None = None
     doc: str = ""
     notes: tuple[str, ...] = field(default=())
+    scaling: Scaling | None = None
 
     @classmethod
     def of(cls, name: str, tables: Mapping[str, Table], *, doc: str = "") -> Dataset:
@@ -124,7 +134,9 @@ class Dataset:
         return replace(self, train=train, validation=validation)
 
     def describe(self) -> str:
-        """Splits and columns as lines of text."""
+        """Splits and columns as lines of text: types, ranges, classes."""
+        from r2d2c.train.data.describe import range_text
+
         lines = [f"{self.name}: {self.doc}" if self.doc else self.name]
         lines += [f"  {name:<11}{len(table):>8,} samples" for name, table in self.splits.items()]
         width = max((len(name) for name in self.train), default=0)
@@ -132,7 +144,9 @@ class Dataset:
             line = f"  {name:<{width}}  {column.type_text}"
             if column.classes is not None:
                 line += f"  {len(column.classes)} classes: {_shorten(column.classes)}"
-            lines.append(line)
+            elif len(self.train):
+                line += f"  {range_text(column)}"
+            lines.append(line.rstrip())
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
@@ -141,6 +155,8 @@ def name_classes(column: Column, most: int = 1000) -> Column:
     import numpy
 
     if column.classes is not None or column.kind != "int" or column.array.ndim != 1 or not len(column.array):
+        return column
+    if is_lazy(column.array):
         return column
     top = int(column.array.max())
     if int(column.array.min()) != 0 or not 1 <= top < most or len(numpy.unique(column.array)) != top + 1:

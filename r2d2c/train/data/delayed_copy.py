@@ -6,34 +6,29 @@ predictable, so the symbol is the one surprise of a sequence; ``noise`` is what 
 
 from __future__ import annotations
 
-from r2d2c.train.data.dataset import Column, Dataset, Table
+from r2d2c.train.data.dataset import Column, Table
+from r2d2c.train.data.generated import Generated, Made, Recipe
 from r2d2c.train.data.sequences import (
     FILLER,
     LETTERS,
     NUMBERS,
     QUERY,
-    SAMPLES,
-    SEED,
-    Made,
     named,
     read,
     shifted,
     tokens,
 )
-from r2d2c.train.data.source import DataContext, DataSource
 
 OPTIONS = {
-    "samples": SAMPLES,
     "delay": "steps from the symbol to the question, at the least (20)",
     "symbols": "how many symbols there are to tell apart (8)",
     "lead": "the symbol is at a random place from 1 to this (1)",
     "noise": "the part of filler that is a random token instead (0)",
     "kinds": "how many tokens of noise there are (8 if there is noise, else 0)",
-    "seed": SEED,
 }
 
 
-def open_delayed_copy(argument: str, context: DataContext) -> Dataset:
+def make(made: Made) -> Recipe:
     """Tokens ``x`` u8[N, T], also called ``tokens``, with T = lead + delay + 1, and ``y`` i64[N] < symbols.
 
     Ids: 0 is filler, 1 to ``symbols`` the symbols, then the question, then noise. The first token is filler, that of
@@ -42,7 +37,6 @@ def open_delayed_copy(argument: str, context: DataContext) -> Dataset:
     """
     import numpy
 
-    made = Made.of("delayed_copy", argument, OPTIONS, context)
     delay, symbols, lead = (
         made.number("delay", 20),
         made.number("symbols", 8, least=2),
@@ -53,7 +47,7 @@ def open_delayed_copy(argument: str, context: DataContext) -> Dataset:
     question, length = symbols + 1, lead + delay + 1
     answers = named(symbols, LETTERS, "s")
     names = (FILLER, *answers, QUERY, *named(kinds, NUMBERS, "n"))
-    generator = made.generator()
+    generator = made.generator
 
     def table(count: int) -> Table:
         x = numpy.zeros((count, length), numpy.int64)
@@ -76,15 +70,14 @@ def open_delayed_copy(argument: str, context: DataContext) -> Dataset:
             }
         )
 
-    train, test = map(table, made.sizes())
     note = f"{len(names)} tokens, {length} steps; chance is {1 / symbols:.3g}"
-    return Dataset("delayed_copy", train, test=test, doc=DELAYED_COPY.doc, notes=(note,))
+    return Recipe(table, (note,))
 
 
-DELAYED_COPY = DataSource(
+DELAYED_COPY = Generated(
     name="delayed_copy",
     doc="one symbol, then filler, then which symbol was it?; made from a seed",
-    usage="delayed_copy[?delay=20&symbols=8&lead=1&noise=0.1&kinds=8&samples=10000&seed=0]",
-    open=open_delayed_copy,
+    make=make,
     options=OPTIONS,
-)
+    usage="delay=20&symbols=8&lead=1&noise=0.1&kinds=8",
+).source()

@@ -32,4 +32,5 @@ DIGITS = DataSource(
     doc="1,797 handwritten digits of 8x8 pixels (scikit-learn); needs no download",
     usage="digits",
     open=open_digits,
+    family="ready",
 )

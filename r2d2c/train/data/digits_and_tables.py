@@ -74,4 +74,5 @@ BOTH = DataSource(
     doc="1,797 digits, 178 wines, 150 irises (scikit-learn): a sample is an image or a row of a table",
     usage="digits_and_tables",
     open=open_both,
+    family="ready",
 )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import ast
-import math
 from typing import TYPE_CHECKING, Any
 
-from r2d2c.train.data.dataset import Column, Dataset, Table
-from r2d2c.train.data.source import DataContext, DataSource, split_options, whole_number
+from r2d2c.train.data.dataset import Column, Table
+from r2d2c.train.data.generated import Generated, Made, Recipe
+from r2d2c.train.data.source import DataContext
 from r2d2c.train.refuse import refuse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OPTIONS = {
-    "samples": "samples of train; test has a quarter of them (1000)",
     "inputs": "the size of x; the formula may leave some out (the last one it has)",
     "noise": "the deviation of what is added to y of train (0)",
-    "seed": "what the samples are drawn from (0)",
 }
 # So that no nesting of it is too deep, and no table too wide.
 MOST_LETTERS, MOST_INPUTS = 500, 10_000
@@ -25,46 +23,32 @@ FUNCTIONS = ("sin", "cos", "tanh", "exp", "abs", "sqrt", "square", "maximum", "m
 _SIGNS = {ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide", ast.Pow: "power"}
 
 
-def open_formula(argument: str, context: DataContext) -> Dataset:
+def make(made: Made) -> Recipe:
     """``x`` f32[N, inputs], drawn uniformly from -2..2, and ``y`` f32[N, 1], what the formula gives."""
     import numpy
 
-    argument, options = split_options(argument, OPTIONS, context)
-    samples = whole_number(options, "samples", 1_000, context)
-    formula = _parse(argument, context)
+    context, generator = made.context, made.generator
+    formula = _parse(made.argument, context)
     used = [
         int(node.id[1:]) for node in ast.walk(formula) if isinstance(node, ast.Name) and node.id[0] == "x"
     ]
-    inputs = whole_number(options, "inputs", max(used, default=0) + 1, context)
+    inputs = made.number("inputs", max(used, default=0) + 1)
     if inputs > MOST_INPUTS:
         refuse("E502", f"`formula` has {MOST_INPUTS} inputs at most, not {inputs}", context.span)
     if used and max(used) >= inputs:
         refuse("E502", f"the formula reads `x{max(used)}`, and there are {inputs} inputs", context.span)
-    noise = _noise(options, context)
-    generator = numpy.random.Generator(numpy.random.PCG64(whole_number(options, "seed", 0, context, least=0)))
+    noise = made.positive("noise", 0)
 
     def table(count: int, spread: float) -> Table:
         x = generator.uniform(-2, 2, (count, inputs))
         with numpy.errstate(all="ignore"):
             y = _value(formula, x) + numpy.zeros(count)
         if not numpy.isfinite(y).all():
-            refuse("E502", f"`{argument}` has no value for some x from -2 to 2", context.span)
+            refuse("E502", f"`{made.argument}` has no value for some x from -2 to 2", context.span)
         y = y + spread * generator.standard_normal(count)
         return Table({"x": Column(x.astype(numpy.float32)), "y": Column(y.astype(numpy.float32)[:, None])})
 
-    train, test = table(samples, noise), table(max(1, samples // 4), 0.0)
-    return Dataset("formula", train, test=test, doc=FORMULA.doc)
-
-
-def _noise(options: dict[str, str], context: DataContext) -> float:
-    text = options.get("noise", "0")
-    try:
-        noise = float(text)
-    except ValueError:
-        noise = math.nan
-    if not (math.isfinite(noise) and noise >= 0):
-        refuse("E502", f"`noise` is a number that is not negative, not `{text}`", context.span)
-    return noise
+    return Recipe(lambda count: table(count, noise), test=lambda count: table(count, 0.0))
 
 
 def _parse(text: str, context: DataContext) -> ast.expr:
@@ -117,10 +101,12 @@ def _value(node: ast.expr, x: NDArray[Any]) -> Any:
     raise TypeError(ast.unparse(node))
 
 
-FORMULA = DataSource(
+FORMULA = Generated(
     name="formula",
     doc="samples of a formula, to be found again; made from a seed",
-    usage="formula:x0*x1 + x2[?samples=1000&inputs=3&noise=0&seed=0]",
-    open=open_formula,
+    make=make,
+    samples=1_000,
+    argument="x0*x1 + x2",
     options=OPTIONS,
-)
+    usage="inputs=3&noise=0",
+).source()

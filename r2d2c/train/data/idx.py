@@ -176,6 +176,7 @@ IDX = DataSource(
     doc="images and labels in MNIST's format (train-images-idx3-ubyte …, .gz or not)",
     usage="idx:FOLDER",
     open=open_idx,
+    family="files",
 )
 
 FASHION = DataSource(
@@ -183,4 +184,5 @@ FASHION = DataSource(
     doc="70,000 images of clothes of 28x28 pixels, from Debian's package dataset-fashion-mnist",
     usage="fashion_mnist",
     open=open_fashion,
+    family="ready",
 )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from r2d2c.train.data.order import Blocks
+
 
 def stable_seed(*parts: object) -> int:
     """A number in 0 … 2^63-1 from a hash of the parts' texts, the same on every machine and in every run."""
@@ -21,6 +23,7 @@ def stable_seed(*parts: object) -> int:
 class BatchPlan:
     """Batches of ``n`` samples. The last one may be smaller, unless ``drop_last``.
 
+    ``blocks``: of rows on disk; they are shuffled block by block, and read a window of batches at a time.
     Raises `ValueError` if ``batch_size`` is below 1, or if no batch would be left.
     """
 
@@ -29,6 +32,7 @@ class BatchPlan:
     seed: int = 0
     shuffle: bool = False
     drop_last: bool = False
+    blocks: Blocks | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or len(self) < 1:
@@ -39,12 +43,22 @@ class BatchPlan:
         whole, rest = divmod(self.n, self.batch_size)
         return whole if self.drop_last or not rest else whole + 1
 
+    @property
+    def unit(self) -> int:
+        """How many batches are read at once."""
+        return 1 if self.blocks is None else self.blocks.window // self.batch_size
+
     def order(self, epoch: int) -> Tensor:
-        """i64[n]: a permutation of the samples that depends on the seed and the epoch alone."""
+        """i64[n]: a permutation of the samples that depends on the seed and the epoch alone.
+
+        With blocks it depends on these and their window, too.
+        """
         import torch
 
         if not self.shuffle:
             return torch.arange(self.n)
+        if self.blocks is not None:
+            return self.blocks.order(self.seed, epoch)
         generator = torch.Generator().manual_seed(stable_seed("order", self.seed, epoch))
         return torch.randperm(self.n, generator=generator)
 

@@ -5,34 +5,29 @@ Associative recall, as in Ba et al., Using Fast Weights to Attend to the Recent 
 
 from __future__ import annotations
 
-from r2d2c.train.data.dataset import Column, Dataset, Table
+from r2d2c.train.data.dataset import Column, Table
+from r2d2c.train.data.generated import Generated, Made, Recipe
 from r2d2c.train.data.sequences import (
     CAPITALS,
     FILLER,
     LETTERS,
     QUERY,
-    SAMPLES,
-    SEED,
-    Made,
     named,
     ragged,
     read,
     shifted,
     tokens,
 )
-from r2d2c.train.data.source import DataContext, DataSource
 
 OPTIONS = {
-    "samples": SAMPLES,
     "pairs": "pairs of the longest sequence (4)",
     "least": "pairs of the shortest one: their number is drawn from here to `pairs` (pairs)",
     "keys": "how many keys there are (16)",
     "values": "how many values there are (16)",
-    "seed": SEED,
 }
 
 
-def open_recall(argument: str, context: DataContext) -> Dataset:
+def make(made: Made) -> Recipe:
     """Tokens ``x`` u8[N, T], also called ``tokens`` with T = 2·pairs + 2, as ``a K c M b K ? c``, and ``y`` i64[N] < values, here M.
 
     Ids: 0 is padding, 1 the question mark, then the keys, then the values. No key is twice in a sequence. ``length``
@@ -41,14 +36,13 @@ def open_recall(argument: str, context: DataContext) -> Dataset:
     """
     import numpy
 
-    made = Made.of("recall", argument, OPTIONS, context)
     keys, values = made.number("keys", 16), made.number("values", 16, least=2)
     pairs = made.number("pairs", min(4, keys), most=keys)
     least = made.number("least", pairs, most=pairs)
     size = 2 * pairs + 2
     answers = named(values, CAPITALS, "v")
     names = (FILLER, QUERY, *named(keys, LETTERS, "k"), *answers)
-    generator = made.generator()
+    generator = made.generator
 
     def table(count: int) -> Table:
         rows = numpy.arange(count)
@@ -77,15 +71,14 @@ def open_recall(argument: str, context: DataContext) -> Dataset:
             }
         )
 
-    train, test = map(table, made.sizes())
     note = f"{len(names)} tokens; chance is {1 / values:.3g}"
-    return Dataset("recall", train, test=test, doc=RECALL.doc, notes=(note,))
+    return Recipe(table, (note,))
 
 
-RECALL = DataSource(
+RECALL = Generated(
     name="recall",
     doc="pairs of a key and a value, then a key: which was its value?; made from a seed",
-    usage="recall[?pairs=4&least=2&keys=16&values=16&samples=10000&seed=0]",
-    open=open_recall,
+    make=make,
     options=OPTIONS,
-)
+    usage="pairs=4&least=2&keys=16&values=16",
+).source()

@@ -12,7 +12,7 @@ from r2d2c.source import Span
 from r2d2c.train.refuse import refuse
 
 if TYPE_CHECKING:
-    from r2d2c.train.data.dataset import Dataset
+    from r2d2c.train.data.dataset import Dataset, Scaling
 
 Port = tuple[str, tuple[int | None, ...]]
 """A port's dtype (``f32``, ``i64`` …) and dims; ``None`` is a dynamic dim, the first dim is the batch."""
@@ -24,7 +24,9 @@ class DataContext:
 
     ``root`` is the spec's folder. ``trusted`` is True when the words came from the command line or from
     Python: only then may a path lie outside ``root``. ``span`` is where the spec names the data. ``ports``
-    and ``bounds`` (integers of a port lie in ``[0, bound)``) shape the `random` source.
+    and ``bounds`` (integers of a port lie in ``[0, bound)``) shape the `random` source. ``whole``: data without splits
+    of its own is not split, but all of it is ``train``, in its own order (as `predict` wants a file). ``scaling``: of
+    columns by name, the mean and deviation that a model was trained with (see `Dataset`).
     """
 
     root: Path | None = None
@@ -33,6 +35,8 @@ class DataContext:
     seed: int = 0
     ports: Mapping[str, Port] = field(default_factory=dict)
     bounds: Mapping[str, int] = field(default_factory=dict)
+    whole: bool = False
+    scaling: Scaling | None = None
 
     def path(self, argument: str, what: str) -> Path:
         """The path that an argument names, refused (E504) if an untrusted one leaves ``root``.
@@ -98,7 +102,8 @@ class DataSource:
     """A source of data: one record in one file.
 
     ``open`` gets the text after ``name:`` (empty if there is none) with its ``?key=value&…`` options, and
-    raises `CompileError` with a diagnostic for any mistake in the argument or the data.
+    raises `CompileError` with a diagnostic for any mistake in the argument or the data. ``family`` is the heading that
+    `r2d2c data` lists it under.
     """
 
     name: str
@@ -106,6 +111,7 @@ class DataSource:
     usage: str
     open: Callable[[str, DataContext], Dataset]
     options: Mapping[str, str] = field(default_factory=dict)
+    family: str = "plug-ins"
 
 
 def split_options(
@@ -156,14 +162,18 @@ def whole_number(
     return value
 
 
-def fraction(options: Mapping[str, str], key: str, default: float, context: DataContext) -> float:
-    """An option strictly between 0 and 1; E502 if it is not."""
+def fraction(
+    options: Mapping[str, str], key: str, default: float, context: DataContext, *, none: bool = False
+) -> float:
+    """An option strictly between 0 and 1, or (with ``none``) just 0; E502 if it is not."""
     text = options.get(key, str(default))
     try:
         value = float(text)
     except ValueError:
-        value = 0.0
-    if not 0.0 < value < 1.0:
+        value = -1.0
+    if none and not 0.0 <= value < 1.0:
+        refuse("E502", f"option `{key}` must be at least 0 and less than 1, not `{text}`", context.span)
+    if not none and not 0.0 < value < 1.0:
         refuse("E502", f"option `{key}` must lie between 0 and 1, not be `{text}`", context.span)
     return value
 

@@ -6,15 +6,21 @@ from collections.abc import Iterable
 
 from r2d2c.diagnostics import suggest
 from r2d2c.train.data.adding import ADDING
+from r2d2c.train.data.addition import ADDITION
+from r2d2c.train.data.copying import COPY
 from r2d2c.train.data.csv_file import CSV
 from r2d2c.train.data.dataset import Dataset
 from r2d2c.train.data.delayed_copy import DELAYED_COPY
 from r2d2c.train.data.digits import DIGITS
 from r2d2c.train.data.digits_and_tables import BOTH
 from r2d2c.train.data.formula import FORMULA
+from r2d2c.train.data.hugging_face import HUGGING_FACE
 from r2d2c.train.data.idx import FASHION, IDX
-from r2d2c.train.data.npz import NPZ
+from r2d2c.train.data.images import IMAGES
+from r2d2c.train.data.npz import NPY, NPZ
 from r2d2c.train.data.parity import PARITY
+from r2d2c.train.data.parquet import PARQUET
+from r2d2c.train.data.points import POINTS
 from r2d2c.train.data.random import RANDOM
 from r2d2c.train.data.recall import RECALL
 from r2d2c.train.data.source import DataContext, DataSource
@@ -30,18 +36,25 @@ SOURCES: tuple[DataSource, ...] = (
     FASHION,
     IDX,
     NPZ,
+    NPY,
     CSV,
+    PARQUET,
+    IMAGES,
     TEXT,
+    HUGGING_FACE,
     FORMULA,
+    *POINTS,
     PARITY,
+    COPY,
     DELAYED_COPY,
     TWO_SYMBOLS,
     ADDING,
+    ADDITION,
     RECALL,
     RANDOM,
 )
 
-_ENDINGS = {".csv": "csv", ".tsv": "csv", ".npz": "npz", ".txt": "text"}
+_ENDINGS = {".csv": "csv", ".tsv": "csv", ".npz": "npz", ".parquet": "parquet", ".txt": "text"}
 
 
 def find_source(text: str, context: DataContext, extra: Iterable[DataSource] = ()) -> tuple[DataSource, str]:

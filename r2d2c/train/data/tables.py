@@ -68,7 +68,7 @@ def _split(
 
 def _table(name: str, doc: str) -> DataSource:
     usage = f"{name}[?folds=5&fold=1]"
-    return DataSource(name=name, doc=doc, usage=usage, open=partial(open_table, name), options=OPTIONS)
+    return DataSource(name, doc, usage, partial(open_table, name), OPTIONS, "ready")
 
 
 TABLES = (

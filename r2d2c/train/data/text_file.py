@@ -148,4 +148,5 @@ TEXT = DataSource(
     usage="text:FILE[?length=64&split=0.9&segment=16&unit=byte]",
     open=open_text,
     options=OPTIONS,
+    family="files",
 )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from r2d2c.train.data.dataset import Column, Dataset, Table
-from r2d2c.train.data.sequences import FILLER, LETTERS, SAMPLES, SEED, Made, named, read, shifted, tokens
-from r2d2c.train.data.source import DataContext, DataSource
+from r2d2c.train.data.dataset import Column, Table
+from r2d2c.train.data.generated import Generated, Made, Recipe
+from r2d2c.train.data.sequences import FILLER, LETTERS, named, read, shifted, tokens
 
 OPTIONS = {
-    "samples": SAMPLES,
     "length": "tokens of a sequence, T (12)",
     "symbols": "how many symbols there are (8)",
     "gaps": "how many gaps there are: 0 to gaps - 1 zeros are between the two (half the length)",
-    "seed": SEED,
 }
 
 
-def open_two_symbols(argument: str, context: DataContext) -> Dataset:
+def make(made: Made) -> Recipe:
     """Tokens ``x`` u8[N, T], also called ``tokens``; ``first``, ``second`` i64[N] < symbols, ``gap`` i64[N] < gaps.
 
     Ids: 0 is the zero, 1 to ``symbols`` the symbols. The first token is a zero. All gaps are as frequent, and with a
@@ -24,12 +22,11 @@ def open_two_symbols(argument: str, context: DataContext) -> Dataset:
     """
     import numpy
 
-    made = Made.of("two_symbols", argument, OPTIONS, context)
     length, symbols = made.number("length", 12, least=4), made.number("symbols", 8, least=2)
     gaps = made.number("gaps", length // 2, most=length - 2)
     kinds = named(symbols, LETTERS, "s")
     names, distances = (FILLER, *kinds), tuple(map(str, range(gaps)))
-    generator = made.generator()
+    generator = made.generator
 
     def table(count: int) -> Table:
         rows = numpy.arange(count)
@@ -49,14 +46,13 @@ def open_two_symbols(argument: str, context: DataContext) -> Dataset:
             }
         )
 
-    train, test = map(table, made.sizes())
-    return Dataset("two_symbols", train, test=test, doc=TWO_SYMBOLS.doc)
+    return Recipe(table)
 
 
-TWO_SYMBOLS = DataSource(
+TWO_SYMBOLS = Generated(
     name="two_symbols",
     doc="which two symbols stand among zeros, in which order, how far apart?; made from a seed",
-    usage="two_symbols[?length=12&symbols=8&gaps=6&samples=10000&seed=0]",
-    open=open_two_symbols,
+    make=make,
     options=OPTIONS,
-)
+    usage="length=12&symbols=8&gaps=6",
+).source()
