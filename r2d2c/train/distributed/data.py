@@ -122,6 +122,8 @@ class _Steps:
             self.stepper.after(visit)
         self.waiting = []
         add_up(written(self.model), self.share.part)
+        for put_back in self.stepper.pinned:  # of frozen ops, statistics too stay as they are
+            put_back()
 
     def _give_back(self) -> None:
         for gradient, before in self.kept:
