@@ -307,6 +307,22 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         CPU,
     ),
     Benchmark(
+        "an epoch of Fashion-MNIST, MLP 2×256",
+        "a loop by hand, all images one tensor",
+        "training_rows.epoch",
+        {},
+        1.1,
+        CPU,
+    ),
+    Benchmark(
+        "an epoch of Fashion-MNIST, MLP 2×256, not from a DataLoader",
+        "a usual loop over a DataLoader",
+        "training_rows.epoch",
+        {"loader": True},
+        0.5,
+        CPU,
+    ),
+    Benchmark(
         "writing a checkpoint, MLP 2×256, Fashion-MNIST",
         "an epoch",
         "training_rows.checkpoint",

@@ -1,7 +1,9 @@
-"""What a run costs beside its learning: writing checkpoints, and coming back to one. An MLP 2×256 on Fashion-MNIST."""
+"""What a run costs beside its learning, and what an epoch takes. An MLP 2×256 on Fashion-MNIST."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import statistics
 import tempfile
 import time
@@ -9,6 +11,10 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
 
 import r2d2c
 from bench.measure import Result, Setting, interleaved
@@ -89,3 +95,99 @@ def resume(setting: Setting) -> Result:
             seconds=8.0,
             wall=True,
         )
+
+
+class _Beside:
+    """After every epoch, runs another loop's epoch too: what each takes, of the processor, is measured side by side."""
+
+    def __init__(self, other: Callable[[], None]) -> None:
+        self.other, self.ours, self.theirs = other, list[float](), list[float]()
+        self.began = 0.0
+
+    def on_start(self, start: Any) -> None:
+        self.began = time.process_time()
+
+    def on_epoch(self, info: Any) -> None:
+        ended = time.process_time()
+        self.other()
+        again = time.process_time()
+        self.ours.append(ended - self.began)
+        self.theirs.append(again - ended)
+        self.began = time.process_time()
+
+
+def epoch(setting: Setting, loader: bool = False) -> Result:
+    """An epoch of `r2d2c train`, with its losses, metrics, checkpoint and progress, against a loop written by hand.
+
+    loader: whether that is as one usually writes it: a `DataLoader` of images as torchvision's data set gives them (a
+    picture of pillow's, made a tensor of 0..1), Adam as it comes. Else all images are one tensor, and Adam is fused.
+    """
+    from r2d2c.cli.progress import choose
+    from r2d2c.train.data import open_data
+
+    data = open_data("fashion_mnist").train
+    images, labels = data.columns["x"], torch.from_numpy(data["y"]).long()
+    work = (
+        _by_loader(images.array, labels) if loader else _by_tensor(torch.from_numpy(images.values()), labels)
+    )
+    beside = _Beside(work)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        r2d2c.train(
+            SPEC,
+            out=Path(folder) / "run",
+            epochs=2 if setting.quick else 6,
+            callbacks=[choose(False), beside],
+            **GIVEN,
+        )
+    return Result(statistics.median(beside.ours), statistics.median(beside.theirs))
+
+
+def _step(fused: bool) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A learning step of the same MLP, written by hand; it gives the loss."""
+    model = torch.nn.Sequential(
+        *(torch.nn.Linear(784, 256), torch.nn.ReLU(), torch.nn.Linear(256, 256), torch.nn.ReLU()),
+        torch.nn.Linear(256, 10),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused)
+
+    def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def _by_tensor(images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+    step, size = _step(True), GIVEN["batch_size"]
+
+    def run() -> None:
+        total = torch.zeros(())
+        for rows in torch.randperm(len(images)).split(size):
+            total += step(images[rows], labels[rows])
+        assert torch.isfinite(total)
+
+    return run
+
+
+def _by_loader(images: Any, labels: torch.Tensor) -> Callable[[], None]:
+    class Images(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(labels)
+
+        def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+            picture = Image.fromarray(images[row].reshape(28, 28))
+            return torch.from_numpy(np.array(picture)).flatten().float().div(255), labels[row]
+
+    step = _step(False)
+    batches = torch.utils.data.DataLoader(Images(), GIVEN["batch_size"], shuffle=True)
+
+    def run() -> None:
+        total = torch.zeros(())
+        for x, y in batches:
+            total += step(x, y)
+        assert torch.isfinite(total)
+
+    return run
