@@ -298,14 +298,22 @@ def pack_rng() -> Packed:
 
 
 def unpack_rng(packed: Packed) -> None:
-    """Put the generators back as `pack_rng` found them, as far as their devices are here."""
+    """Put the generators back as `pack_rng` found them, as far as their devices are here. Refuses (E520) other states."""
+    if not packed.tensors:
+        return
+    try:
+        _set_generators(packed)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # A checkpoint may be a stranger's, and then its states may be anything.
+        refuse("E520", f"cannot use this checkpoint: its random states are none ({error})")
+
+
+def _set_generators(packed: Packed) -> None:
     import random
 
     import numpy
     import torch
 
-    if not packed.tensors:
-        return
     torch.set_rng_state(packed.tensors["cpu"])
     for at in range(torch.cuda.device_count()):
         if f"cuda:{at}" in packed.tensors:

@@ -328,3 +328,25 @@ def test_random_states(tmp_path: Path) -> None:
         np.random.standard_normal(3).tolist(),
     )
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda packed: packed.tensors.__setitem__("cpu", torch.zeros(3)), "cpu"),
+        (lambda packed: packed.tensors.pop("python"), "python"),
+        (lambda packed: packed.tensors.__setitem__("python", torch.arange(9)), "python"),
+        (lambda packed: packed.scalars.__setitem__("python", "three"), "python"),
+        (lambda packed: packed.scalars.__setitem__("numpy", ["MT19938", 1, 0, 0.0]), "numpy"),
+        (lambda packed: packed.tensors.__setitem__("numpy", torch.zeros(5)), "numpy"),
+    ],
+)
+def test_random_states_that_are_none_are_refused(change: Any, key: str) -> None:
+    before = pack_rng()
+    packed = Packed(dict(before.tensors), dict(before.scalars))
+    change(packed)
+    try:
+        with pytest.raises(CompileError, match=r"E520.*random states"):
+            unpack_rng(packed)
+    finally:
+        unpack_rng(before)
