@@ -59,6 +59,8 @@ def optimizer_facts(settings: Settings) -> dict[str, Any]:
     others = {choice.key: choice.call for choice in settings.others.values()}
     clips = {clip.key: clip for clip in settings.clips.values()}
     facts: dict[str, Any] = {f"optimizer of {key}": call for key, call in others.items()}
+    if settings.schedule:
+        facts["schedule"] = " |> ".join(map(str, settings.schedule))
     facts |= {f"clip of {key}" if key else "clip": clip for key, clip in clips.items()}
     if settings.accumulate > 1:
         facts["accumulate"] = f"{settings.accumulate} batches a step"

@@ -134,6 +134,34 @@ def test_a_disk_that_is_full_is_said(tmp_path: Path) -> None:
     same(tmp_path / "whole", tmp_path / "run")
 
 
+def test_a_small_disk_that_fills_up(tmp_path: Path) -> None:
+    """A file system of 1.5 MB with a mount of its own, filled but for 100 kB: the kernel says that it is full."""
+    own = ("unshare", "--map-root-user", "--mount", "sh", "-c")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=1500k none {disk}"
+    if not shutil.which("unshare") or subprocess.run([*own, mount], capture_output=True).returncode:
+        pytest.skip("this machine lets no process mount a file system of its own")
+    r2d2c.train(TWO, out=tmp_path / "run", **SMALL)
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    r2d2c.train(resume=tmp_path / "whole", epochs=3, threads=1)
+    resume = f"{sys.executable} -m r2d2c train --resume {disk}/run --epochs 3"
+    script = f"""
+        {mount} && cp -r {tmp_path}/run {disk} && free=$(df --output=avail -k {disk} | tail -1)
+        head -c $(((free - 100) * 1024)) /dev/zero > {disk}/filler
+        {resume}; echo "exit $?" >&2
+        cmp {tmp_path}/run/checkpoints/last.safetensors {disk}/run/checkpoints/last.safetensors && echo same >&2
+        find {disk} -name '*.partial' >&2
+        rm {disk}/filler && {resume} && cp -r {disk}/run {tmp_path}/after
+    """
+    done = subprocess.run([*own, script], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "exit 3" in done.stderr and "Traceback" not in done.stderr
+    assert "last.safetensors: the disk is full" in done.stderr
+    assert "same" in done.stderr and ".partial" not in done.stderr
+    same(tmp_path / "whole", tmp_path / "after")
+
+
 def test_damaged_checkpoints(tmp_path: Path) -> None:
     r2d2c.train(TWO, out=tmp_path / "run", **SMALL)
     last = tmp_path / "run" / "checkpoints" / "last.safetensors"

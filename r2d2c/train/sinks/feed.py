@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from r2d2c.train.sinks.record import Beginning, Log, Record, SinkRecord
+from r2d2c.train.summary import optimizer_facts
 
 if TYPE_CHECKING:
     from r2d2c.train.events import EpochInfo, Start
@@ -36,7 +37,7 @@ class Feed:
             "epochs": start.epochs,
             "batch_size": settings.batch_size,
             "optimizer": str(settings.optimizer),
-            "schedule": str(settings.schedule),
+            **{key: str(fact) for key, fact in optimizer_facts(settings).items()},
             "seed": settings.seed,
             "device": start.device,
             "parameters": start.parameters,

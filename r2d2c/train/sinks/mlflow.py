@@ -24,7 +24,7 @@ class _Mlflow:
         self._id = str(run.info.run_id)
         self._lines = int(noted.get("lines") or 0)
         if not noted:
-            self._mlflow.log_params(dict(beginning.settings))
+            self._mlflow.log_params({_name(key): value for key, value in beginning.settings.items()})
             self._mlflow.log_text(beginning.spec, "spec.yaml")
         self.write(beginning.records[self._lines :])
 
