@@ -1,7 +1,8 @@
-"""MLflow and Hugging Face's `datasets` themselves, where they are installed: the stand-ins of other tests are like them."""
+"""W&B, MLflow and Hugging Face's `datasets` themselves, where they are installed: the stand-ins of other tests are like them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ def test_mlflow_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split, key in (("train", "loss/encode/train"), ("test", "loss/encode/test")):
         history = [(m.step, m.value) for m in client.get_metric_history(found.info.run_id, key)]
         assert history == [(r["epoch"], r["losses"]["encode"]) for r in records if r["split"] == split]
+
+
+def test_wandb_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline it writes a file of its own, in which texts stand as they are."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    r2d2c.train(TWO, out=tmp_path / "run", epochs=2, threads=1, log=["wandb"])
+    noted = json.loads((tmp_path / "run" / "logs.json").read_text())["wandb"]
+    assert noted["lines"] == len(r2d2c.open_run(tmp_path / "run").metrics) == 3
+    (kept,) = tmp_path.rglob(f"run-{noted['id']}.wandb")
+    assert all(text in kept.read_bytes() for text in (b"loss/encode/test", b"adam(lr=0.002)", b"two_tasks"))
 
 
 def test_hugging_face_itself(tmp_path: Path) -> None:
