@@ -29,6 +29,7 @@ from r2d2c.diagnostics.codes_state import STATE
 from r2d2c.diagnostics.codes_sweeps import SWEEPS
 from r2d2c.diagnostics.codes_syntax import SYNTAX
 from r2d2c.diagnostics.codes_tasks import TASKS
+from r2d2c.diagnostics.codes_training import TRAINING
 from r2d2c.diagnostics.codes_transplant import TRANSPLANT
 from r2d2c.diagnostics.entry import Entry
 
@@ -54,6 +55,7 @@ CATALOG: dict[str, Entry] = {
         GOODNESS,
         RULES,
         DATA,
+        TRAINING,
         SOURCES,
         PIPELINE,
         OPTIMIZATION,

@@ -64,7 +64,8 @@ may have fewer of them, but none that the model has never seen.
         "a column without a scale",
         """\
 A model that was trained on columns with `?scale=standard` gets other data shifted and scaled by the numbers of its
-training. A column that was not there then has none. `?scale=none` takes the values as they are.
+training. A column that was not there then has none, nor has one that is of more or fewer numbers now.
+`?scale=none` takes the values as they are.
 
     r2d2c predict runs/wine-001 --data 'csv:new.csv?features=acid,salt'    # trained on acid and sugar
     r2d2c predict runs/wine-001 --data 'csv:new.csv?features=acid,sugar'""",

@@ -119,11 +119,15 @@ def check_text(
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Data bound to ports, by the name of its source."""
+    """Data bound to ports, by the name of its source.
+
+    whole: the caller asked for all of it, and it has no splits of its own: ``train`` is all of it.
+    """
 
     bound: BoundData
     name: str
     diagnostics: tuple[Diagnostic, ...] = field(default=())
+    whole: bool = False
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -164,13 +168,15 @@ def load_data(
     sink = Sink()
     opened = _open(request, default, span, context, train, names)
     if isinstance(opened, BatchStream):
-        return Loaded(opened.bind(ports, bounds), "batches from Python")
+        stream = opened.bind(ports, bounds)
+        return Loaded(stream, "batches from Python", whole=request.whole and list(stream.splits) == ["train"])
     if split is not None:
         opened = opened.with_validation(split, graph.seed)
     bound = bind(opened, ports, sink, bounds=bounds, spans=port_spans(checked))
     sink.stop_on_errors()
     assert bound is not None
-    return Loaded(bound, opened.name, tuple(sink.diagnostics))
+    whole = request.whole and list(bound.splits) == ["train"]
+    return Loaded(bound, opened.name, tuple(sink.diagnostics), whole)
 
 
 def check_columns(train: Train, ports: Collection[str]) -> None:

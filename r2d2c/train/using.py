@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -67,7 +70,7 @@ def load_of(
 def evaluate(
     what: Run | Model | Checked | str | Path,
     data: Any = None,
-    split: str = "test",
+    split: str | None = None,
     *,
     checkpoint: Which | None = None,
     device: str | None = None,
@@ -78,6 +81,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Losses and metrics on one split: of a run (or its folder), a model, or a spec that nobody has
     trained. ``sizes``: of the model's arguments, such as ``{"depth": 5}``.
+
+    split: train, validation, test or all; by default test. Data given here that is not the run's own, has no splits of
+        its own and is not told to be split (``?test=0.2``) is measured whole, as the split ``all``.
     """
     options: dict[str, Any] = {"checkpoint": checkpoint, "device": device, "batch_size": batch_size}
     return evaluate_each(what, [sizes or {}], data, split, plugins=plugins, settings=settings, **options)[0]
@@ -87,7 +93,7 @@ def evaluate_each(
     what: Run | Model | Checked | str | Path,
     each: Sequence[Mapping[str, Any]],
     data: Any = None,
-    split: str = "test",
+    split: str | None = None,
     *,
     checkpoint: Which | None = None,
     device: str | None = None,
@@ -98,18 +104,22 @@ def evaluate_each(
     """As `evaluate`, with each of some sizes of the model's arguments."""
     from r2d2c.train.measure import measure, weighted
 
-    model, loaded, wanted, which = _prepare(what, data, checkpoint, device, plugins, settings)
-    chosen = loaded.bound.splits.get(split)
-    if chosen is None:
+    new = split in (None, "all")
+    model, loaded, wanted, which = _prepare(what, data, checkpoint, device, plugins, settings, new=new)
+    splits = loaded.bound.splits
+    split = split or ("all" if loaded.whole else "test")
+    chosen = list(splits) if split == "all" else [split]
+    if split != "all" and split not in splits:
         _no_split(loaded, split)
-    loader = chosen.loader(batch_size or (wanted.batch_size if wanted else 128))
+    size = batch_size or (wanted.batch_size if wanted else 128)
     sink = Sink()
     metrics = measured(model.graph.metrics, sink)
     numbers = [_checked_sizes(model.graph, sizes, sink) for sizes in each]
     sink.stop_on_errors()
     results: list[dict[str, Any]] = []
     for sizes in numbers:
-        found: Measurement = measure(model, loader.epoch(0), metrics, sizes=sizes)
+        batches = chain.from_iterable(splits[name].loader(size).epoch(0) for name in chosen)
+        found: Measurement = measure(model, batches, metrics, sizes=sizes)
         results.append(
             {
                 "model": model.spec.name,
@@ -130,6 +140,28 @@ def _checked_sizes(graph: Graph, sizes: Mapping[str, Any] | None, sink: Sink) ->
     return check_sizes(graph, {name: Given(str(value)) for name, value in (sizes or {}).items()}, sink)
 
 
+def _is_own(data: Any, own: str | None, folder: Path) -> bool:
+    """Whether data that is named is ``own``, as seen from a folder, with whatever options."""
+    if not isinstance(data, str | Path) or own is None:
+        return False
+    (name, place), (own_name, own_place) = _source(str(data)), _source(own)
+    return name == own_name and (place == own_place or _real(place) == _real(folder / own_place))
+
+
+def _real(place: str | Path) -> str | None:
+    """Where a path leads; what cannot be one is refused when it is opened."""
+    try:
+        return os.path.realpath(os.path.expanduser(place))  # noqa: PTH111
+    except ValueError:
+        return None
+
+
+def _source(text: str) -> tuple[str, str]:
+    """The name of a source and its argument without options."""
+    head, _, argument = text.strip().partition(":")
+    return head.partition("?")[0], argument.rpartition("?")[0] or argument
+
+
 def _no_split(loaded: Loaded, split: str) -> NoReturn:
     have = ", ".join(loaded.bound.splits)
     first = next(iter(loaded.bound.splits), "train")
@@ -148,8 +180,12 @@ def _prepare(
     *,
     targets: bool = True,
     whole: bool = False,
+    new: bool = False,
 ) -> tuple[Model, Loaded, Settings | None, str | None]:
-    """The model and data of a run, a model or a spec."""
+    """The model and data of a run, a model or a spec.
+
+    whole: data without splits of its own is not split. new: it is not if it is other data than the run's or the spec's.
+    """
     from r2d2c.model import Model
 
     if isinstance(what, str | Path) and is_run(what):
@@ -159,6 +195,12 @@ def _prepare(
             refuse("E548", "a run is used as it was trained: no setting of its spec can be changed")
         wanted = settings_of(what.spec)
         which = checkpoint or what.which
+        own = (
+            (what.origin.data, Path())
+            if what.origin.data
+            else (wanted.data, what.folder / what.origin.folder)
+        )
+        whole = whole or (new and data is not None and not _is_own(data, *own))
         loaded = load_of(
             what, what.spec, data, wanted if data is None else None, targets=targets, whole=whole
         )
@@ -169,13 +211,15 @@ def _prepare(
         given = isinstance(what, Model)
         checked = what.spec if given else check_for_training(what, settings, tuple(plugins), request)
         wanted, which = settings_of(checked), None
+        if new and data is not None and not _is_own(data, wanted.data, checked.folder):
+            request = replace(request, whole=True)
         model = what if given else Model(checked)
         loaded = load_data(checked, request, default=wanted.data, span=wanted.data_span, targets=targets)
     if device is not None or not isinstance(what, Model):
         model = model.to(find_device(device))
     place = next((t.device for t in (*model.parameters(), *model.buffers())), find_device(None))
     bound = loaded.bound.to(place)
-    return model, Loaded(bound, loaded.name, loaded.diagnostics), wanted, which
+    return model, replace(loaded, bound=bound), wanted, which
 
 
 def predict(
@@ -214,6 +258,6 @@ def predict(
         origin = Origin.read(opened(what))
     classes = origin.classes if origin is not None and origin.classes is not None else loaded.classes
     size = wanted.batch_size if wanted is not None else 128
-    shown = {"train": "all"} if whole and list(splits) == ["train"] else {}
+    shown = {"train": "all"} if loaded.whole else {}
     parts = ((shown.get(name, name), splits[name].loader(size).epoch(0)) for name in chosen)
     return run_model(model, parts, classes, numbers)

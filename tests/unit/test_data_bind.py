@@ -303,6 +303,10 @@ def test_a_generator_runs_only_once() -> None:
             GOOD | {"y": [0, 1]},
             "E514: batch 0 of the train data has unequal or empty ports: {'x': 3, 'y': 2}",
         ),
+        (
+            GOOD | {"y": np.array([0, 2**63, 1], np.uint64)},
+            f"E513: batch 0 of the train data: sample 1 of port `y` is {-(2**63)}, outside 0 … 2",
+        ),
     ],
 )
 def test_bad_batches(batch: Any, message: str) -> None:
@@ -316,5 +320,7 @@ def test_bad_streams() -> None:
     assert stream_says([(1, 2, 3)], names=("x", "y")) == (
         "E514: batch 0 of the train data has 3 items, where 2 names are given"
     )
+    message = "E514: the function of the train data gave NoneType, no iterable of batches"
+    assert stream_says(lambda: None) == message
     assert stream_says(7) == "E514: the train data is int, not an iterable of batches"
     assert stream_says(itertools.chain()) == "E514: the train data gave no batch in epoch 4"

@@ -278,6 +278,8 @@ def test_what_is_wrong_with_it(library: Library, monkeypatch: pytest.MonkeyPatch
         == "E509: column `a` of hf:a has NaN or infinity in row 2"
     )
     assert column(Sequence(), [[1], [1, 2]]) == "E507: column `a` of hf:a has lists of different lengths"
+    message = "E509: column `a` of hf:a has no value in row 1"
+    assert column(Sequence(), [[1, 2], [1, None]]) == message
     assert column(Value("string"), ["a", "b"]) == "E508: hf:a has no column of numbers, classes or images"
     assert column(Value("int64"), []) == "E506: hf:a has no samples"
     unequal = [*pictures(2), *pictures(1, size=6)]

@@ -12,8 +12,10 @@ import typer
 
 from r2d2c.cli.console import heading, plural, print_json, print_table
 from r2d2c.cli.options import (
+    CheckpointOption,
     CreditOption,
     DepthOption,
+    DeviceOption,
     FormatOption,
     PluginOption,
     SetOption,
@@ -32,12 +34,12 @@ def command(
     data: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Other data than the run's.", show_default=False)
     ] = None,
-    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which part of it.")] = "test",
-    checkpoint: Annotated[
-        Literal["best", "last"] | None,
-        typer.Option(help="Which weights.", show_default="best if a validation split chose it"),
+    split: Annotated[
+        Literal["train", "validation", "test", "all"] | None,
+        typer.Option(help="Which part of it.", show_default="test; all of --data that has no splits"),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0 or mps.", show_default="cpu")] = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
     size: SizeOption = None,
     depth: DepthOption = None,
     width: WidthOption = None,
@@ -47,6 +49,9 @@ def command(
     format_: FormatOption = "text",
 ) -> None:
     """Measure the losses and metrics of a run on data. The metrics are those of the composed model.
+
+    Of data that the run was not trained on, and that has no splits of its own, all rows are measured;
+    `csv:new.csv?test=0.2` and `--split test` measure a fifth of them.
 
     `--depth 1,2,4 --width 1/4,1` measures with each of these, and prints a table.
     """
@@ -81,13 +86,15 @@ def command(
         name: v for name, v in found.get("sizes", {}).items() if all(e["sizes"][name] == v for e in every)
     }
     with_ = "".join(f", {name} {value:g}" for name, value in fixed.items())
-    heading(f"{found['model']}{which}: {found['data']}, {split}, {plural(found['samples'], 'sample')}{with_}")
+    split = found["split"]
+    part = "all rows" if split == "all" else split
+    heading(f"{found['model']}{which}: {found['data']}, {part}, {plural(found['samples'], 'sample')}{with_}")
     if len(every) > 1:
         _table(every, [name for name in found["sizes"] if name not in fixed])
         return
     rows = [[f"loss {name}", short(value)] for name, value in found["losses"].items()]
     rows += [[name, short(value)] for name, value in found["metrics"].items()]
-    print_table(["", split], rows, "lr")
+    print_table(["", found["split"]], rows, "lr")
 
 
 def _each(given: Mapping[str, str]) -> list[dict[str, str]]:

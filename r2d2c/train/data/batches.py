@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from r2d2c.train.data.bind import BoundData
-from r2d2c.train.data.convert import DTYPES, convert, find_bad_value, kind_fits, shape_fits, tensor_kind
+from r2d2c.train.data.convert import (
+    DTYPES,
+    as_tensor,
+    convert,
+    find_bad_value,
+    kind_fits,
+    shape_fits,
+    tensor_kind,
+)
 from r2d2c.train.data.source import Port
 from r2d2c.train.refuse import refuse
 
@@ -96,7 +104,13 @@ class StreamSplit:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """The batches, each checked and converted; the first ``start`` are drawn and thrown away."""
         number = -1
-        for number, batch in enumerate(_open(self.batches, epoch)):
+        batches = _open(self.batches, epoch)
+        if not isinstance(batches, Iterable):
+            message = (
+                f"the function of the {self.split} data gave {type(batches).__name__}, no iterable of batches"
+            )
+            refuse("E514", message, fix="return a list of batches, or yield them")
+        for number, batch in enumerate(batches):
             if number >= start:
                 yield self._checked(batch, number)
         if number < 0:
@@ -129,9 +143,11 @@ class StreamSplit:
                 refuse("E510", f"{where} has nothing for port `{port}`", notes=[f"it has: {listed}"])
             value = batch[port]
             try:
-                tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(numpy.asarray(value))
+                tensor = value if isinstance(value, torch.Tensor) else as_tensor(numpy.asarray(value))
             except (TypeError, ValueError) as error:
                 refuse("E508", f"{where}: port `{port}` got {type(value).__name__}, not numbers ({error})")
+            if tensor_kind(tensor) == "int" and tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
+                tensor = tensor.to(torch.int64)  # torch has these only in name
             if not kind_fits(tensor_kind(tensor), dtype):
                 refuse("E512", f"{where}: port `{port}` is {dtype}, it got {str(tensor.dtype)[6:]}")
             if tensor.ndim != len(dims) or not shape_fits(tuple(tensor.shape[1:]), dims[1:]):
@@ -151,7 +167,7 @@ class StreamSplit:
         return out
 
 
-def _open(batches: Batches, epoch: int) -> Iterable[Any]:
+def _open(batches: Batches, epoch: int) -> object:
     if not callable(batches) or isinstance(batches, Iterable):
         return batches
     try:

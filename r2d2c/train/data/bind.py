@@ -13,6 +13,7 @@ from r2d2c.train.data.convert import (
     DTYPES,
     as_tensor,
     convert,
+    extent_fits,
     find_bad_value,
     kind_fits,
     reshaped,
@@ -251,12 +252,20 @@ class _Binder:
         )
 
     def check_values(self, port: str, split: str, column: Column, bound: BoundColumn) -> None:
-        """Look at every value once: floats as they become (1e300 is no f32), integers as they were."""
+        """Look at every value once: floats as they become (1e300 is no f32), integers as they were.
+
+        What was looked at as its file was opened is not read again: what its values lie between is known.
+        """
         is_float = DTYPES[bound.dtype][1] == "float"
         stored = column.array.dtype
-        if is_float and (column.kind != "float" or (stored.kind in "biu" and stored.itemsize == 1)):
+        bytes_ = stored.kind in "biu" and stored.itemsize == 1
+        # Of what holds integers, f16 alone has no room for some.
+        if is_float and (bytes_ or (column.kind != "float" and bound.dtype != "f16")):
             return
         values = bound.values
+        extent = values.extent if isinstance(values, LazyRows) and bound.divisor is None else None
+        if extent is not None and extent_fits(extent, bound.dtype, self.bounds.get(port)):
+            return
         if not is_float and not isinstance(values, LazyRows):
             values = as_tensor(column.array)  # converted, they may have become others
         rows = max(1, _SCAN // max(1, prod(values.shape[1:])))

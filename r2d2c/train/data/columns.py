@@ -53,8 +53,7 @@ def with_columns(dataset: Dataset, wanted: Wanted, sink: Sink) -> Dataset:
         else:
             made = {port: name_classes(column) for port, column in made.items()}
         tables[split] = Table({**table.columns, **made})
-    found = Dataset.of(dataset.name, tables, doc=dataset.doc)
-    return replace(found, notes=dataset.notes)
+    return dataset.with_tables(tables)
 
 
 def _check(dataset: Dataset, names: Sequence[YScalar], sink: Sink) -> None:
@@ -111,8 +110,7 @@ def with_classes(dataset: Dataset, known: tuple[str, ...], span: Span | None) ->
         }
         return Table({**table.columns, **changed})
 
-    tables = {split: renumbered(table) for split, table in dataset.splits.items()}
-    return replace(Dataset.of(dataset.name, tables, doc=dataset.doc), notes=dataset.notes)
+    return dataset.with_tables({split: renumbered(table) for split, table in dataset.splits.items()})
 
 
 def _is_numbered(classes: tuple[str, ...]) -> bool:

@@ -66,6 +66,8 @@ def as_tensor(array: NDArray[Any]) -> Tensor:
         array = array.astype(numpy.float64)
     elif not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
+    if any(stride < 0 for stride in array.strides):  # backwards, as of x[::-1], which torch has not
+        array = array.copy()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")
         return torch.from_numpy(numpy.asarray(array))
@@ -125,6 +127,16 @@ def find_bad_value(tensor: Tensor, dtype: str, bound: int | None) -> tuple[int, 
     at = int(bad.flatten().to(torch.uint8).argmax())
     value = tensor.flatten()[at].item()
     return at // max(1, tensor[0].numel()), text.format(value)
+
+
+def extent_fits(extent: tuple[float, float], dtype: str, bound: int | None) -> bool:
+    """Whether `find_bad_value` finds nothing in whatever lies between two finite numbers."""
+    import torch
+
+    low, high = _integer_range(dtype, bound)
+    if low is None or high is None:
+        return max(map(abs, extent)) <= torch.finfo(torch_dtype(dtype)).max
+    return low <= extent[0] and extent[1] <= high
 
 
 def _integer_range(dtype: str, bound: int | None) -> tuple[int | None, int | None]:

@@ -1,85 +1,129 @@
-"""`csv:FILE`: numbers and class names in columns, with a header line."""
+"""`csv:FILE`: numbers and class names in columns, with a header line; a large one goes to a temporary file."""
 
 from __future__ import annotations
 
 import csv
-import io
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
+from r2d2c.train.data.csv_columns import ColumnReader, is_number
 from r2d2c.train.data.dataset import Column, Dataset
 from r2d2c.train.data.source import DataContext, DataSource, split_options
+from r2d2c.train.data.spilled import Spill
 from r2d2c.train.data.table_file import OPTIONS as TABLE_OPTIONS
 from r2d2c.train.data.table_file import TableOptions
-from r2d2c.train.data.text_file import read_utf8
+from r2d2c.train.data.utf8 import utf8_lines
 from r2d2c.train.refuse import refuse
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 OPTIONS = {
     **TABLE_OPTIONS,
     "separator": "the character between cells (the most frequent of , ; tab | in the header)",
 }
-MAX_CLASSES = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Cells:
-    """A file as texts: ``rows[i]`` stood on line ``lines[i]``; every row has one cell per name."""
-
-    path: Path
-    names: list[str]
-    rows: list[list[str]]
-    lines: list[int]
+LARGE = 256 << 20
+"""Bytes of a file above which its columns are not kept in memory."""
+PART = 1 << 18
+"""Cells that are read in one go."""
 
 
 def open_csv(argument: str, context: DataContext) -> Dataset:
     """``x`` f64[N, k] of the features, ``y`` of the target, and every column under its own name."""
     argument, given = split_options(argument, OPTIONS, context)
     options = TableOptions.of(given, context)
+    separator = _separator(given.get("separator"), context)
     path = context.file(context.path(argument, "csv:"))
-    cells = _read(path, given.get("separator"), context)
-    columns = {name: _column(cells, at, context) for at, name in enumerate(cells.names)}
-    return options.dataset(f"csv:{argument}", path, columns)
+    return options.dataset(f"csv:{argument}", path, _columns(path, separator, context))
 
 
-def _read(path: Path, separator: str | None, context: DataContext) -> _Cells:
-    text = read_utf8(path, context).removeprefix("\ufeff")
-    if separator is not None and len(separator) != 1:
-        separator = {"tab": "\t", "\\t": "\t"}.get(separator, separator)
-        if len(separator) != 1:
-            refuse("E502", f"option `separator` must be one character, not `{separator}`", context.span)
-    header = text.lstrip().partition("\n")[0]
-    separator = separator or max(",;\t|", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+def _separator(given: str | None, context: DataContext) -> str | None:
+    found = {"tab": "\t", "\\t": "\t"}.get(given, given) if given is not None else None
+    if found is not None and (len(found) != 1 or found in '"\r\n'):
+        refuse("E502", f"option `separator` must be one character, not `{given}`", context.span)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Spilled:
+    """What was made of a large file, and the file's state then."""
+
+    state: tuple[Any, ...]
+    columns: dict[str, Column]
+
+
+_last: list[_Spilled] = []
+"""The large file that was read last: to solve the sizes of a spec and then to train asks for one twice."""
+
+
+def _columns(path: Path, separator: str | None, context: DataContext) -> dict[str, Column]:
+    status = path.stat()
+    if status.st_size <= LARGE:
+        return _read(path, separator, None, context)
+    state = (path.resolve(), separator, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if not (_last and _last[0].state == state):
+        _last.clear()
+        spill = Spill(path, context.span)
+        _last.append(_Spilled(state, _read(path, separator, spill, context)))
+    return _last[0].columns
+
+
+def _read(path: Path, separator: str | None, spill: Spill | None, context: DataContext) -> dict[str, Column]:
+    """Every column, from one pass over the file."""
+    rows = _rows(path, separator, context)
+    names = next(rows)[0]
+    count = max(1, PART // len(names))
+    readers = [ColumnReader.of(path, name, count, spill, context) for name in names]
+    for part in _parts(rows, count):
+        lines = [line for _, line in part]
+        for reader, cells in zip(readers, zip(*(row for row, _ in part), strict=True), strict=True):
+            reader.add(cells, lines)
+    if not readers[0].count:
+        refuse("E506", f"{path} has no rows below its header", context.span)
+    return {reader.name: reader.column() for reader in readers}
+
+
+def _parts(rows: Iterator[tuple[list[str], int]], count: int) -> Iterator[list[tuple[list[str], int]]]:
+    part = []
+    for row in rows:
+        part.append(row)
+        if len(part) == count:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _rows(path: Path, separator: str | None, context: DataContext) -> Iterator[tuple[list[str], int]]:
+    """The names of the header and then each row, all of one length, and the line that it ends on."""
+    lines = utf8_lines(path, context)
+    begin: list[str] = []
+    for line in lines:
+        begin.append(line)
+        if line.strip():
+            break
+    else:
+        refuse("E506", f"{path} is empty", context.span)
+    reader = csv.reader(
+        chain(begin, lines), delimiter=separator or max(",;\t|", key=begin[-1].count), strict=True
+    )
     names: list[str] = []
-    rows: list[list[str]] = []
-    lines: list[int] = []
     try:
         for row in reader:
-            if not any(cell.strip() for cell in row):
+            if not (row and row[0].strip()) and not any(cell.strip() for cell in row):
                 continue  # blank lines, the one at the end above all
             if not names:
                 names = [cell.strip() for cell in row]
                 _check_header(path, names, reader.line_num, context)
+                row = names
             elif len(row) != len(names):
-                _at(
-                    "E507",
-                    path,
-                    reader.line_num,
-                    f"{len(row)} cells, where the header has {len(names)}",
-                    context,
-                )
-            else:
-                rows.append(row)
-                lines.append(reader.line_num)
+                message = f"{len(row)} cells, where the header has {len(names)}"
+                _at("E507", path, reader.line_num, message, context)
+            yield row, reader.line_num
     except csv.Error as error:
         _at("E505", path, reader.line_num, f"not sound CSV ({error})", context)
-    if not rows:
-        refuse("E506", f"{path} has no rows{' below its header' if names else ''}", context.span)
-    return _Cells(path, names, rows, lines)
+    if not names:
+        refuse("E506", f"{path} has no rows", context.span)
 
 
 def _check_header(path: Path, names: list[str], line: int, context: DataContext) -> None:
@@ -88,53 +132,8 @@ def _check_header(path: Path, names: list[str], line: int, context: DataContext)
             _at("E507", path, line, f"column {at + 1} has no name in the header", context)
         if name in names[:at]:
             _at("E507", path, line, f"two columns are called `{name}`", context)
-    if all(_is_number(name) for name in names):
+    if all(is_number(name) for name in names):
         _at("E507", path, line, "the first line must be a header with names, it has only numbers", context)
-
-
-def _column(cells: _Cells, at: int, context: DataContext) -> Column:
-    """Numbers as i64 (when all are whole) or f64; texts as ids into their sorted classes."""
-    import numpy
-
-    texts = [row[at].strip() for row in cells.rows]
-    if "" in texts:
-        row = texts.index("")
-        _at("E509", cells.path, cells.lines[row], f"column `{cells.names[at]}` has an empty cell", context)
-    try:
-        values: NDArray[Any] = numpy.array(texts, dtype=numpy.float64)
-    except ValueError:
-        return _classes(cells, at, texts, context)
-    bad = ~numpy.isfinite(values)
-    if bad.any():
-        row = int(bad.argmax())
-        message = f"column `{cells.names[at]}` has `{texts[row]}`, which is no finite number"
-        _at("E509", cells.path, cells.lines[row], message, context)
-    if (values == numpy.floor(values)).all() and numpy.abs(values).max() < 2**53:
-        return Column(values.astype(numpy.int64))
-    return Column(values)
-
-
-def _classes(cells: _Cells, at: int, texts: list[str], context: DataContext) -> Column:
-    import numpy
-
-    is_text = [not _is_number(text) for text in texts]
-    first = is_text.index(True)
-    if sum(is_text) * 10 < len(texts):  # a column of numbers with a slip in it, not one of names
-        message = f"column `{cells.names[at]}` has `{texts[first]}`, where the other rows have numbers"
-        _at("E508", cells.path, cells.lines[first], message, context)
-    names, ids = numpy.unique(numpy.array(texts), return_inverse=True)
-    if len(names) > MAX_CLASSES:
-        message = f"column `{cells.names[at]}` has {len(names)} different texts, too many to be classes"
-        _at("E508", cells.path, cells.lines[first], message, context)
-    return Column(ids.astype(numpy.int64), classes=tuple(str(name) for name in names))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _at(code: str, path: Path, line: int, message: str, context: DataContext) -> NoReturn:
@@ -143,7 +142,7 @@ def _at(code: str, path: Path, line: int, message: str, context: DataContext) ->
 
 CSV = DataSource(
     name="csv",
-    doc="a table with a header line; texts become classes",
+    doc="a table with a header line; texts become classes; a large one stays on disk",
     usage="csv:FILE[?target=NAME&features=A,B&separator=;&scale=standard&test=0.2&split=last&seed=0]",
     open=open_csv,
     options=OPTIONS,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from r2d2c.train.data.lazy import Taken, is_lazy
+from r2d2c.train.data.lazy import Taken, is_lazy, parts_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,6 +112,12 @@ class Dataset:
         """A data set of tables by the names of their splits; ``train`` must be there."""
         return cls(name, tables["train"], tables.get("validation"), tables.get("test"), doc)
 
+    def with_tables(self, tables: Mapping[str, Table]) -> Dataset:
+        """The same data set with other tables for its splits."""
+        return replace(
+            self, train=tables["train"], validation=tables.get("validation"), test=tables.get("test")
+        )
+
     @property
     def classes(self) -> tuple[str, ...] | None:
         """The names of the classes of column ``y``, where they are known."""
@@ -156,10 +162,13 @@ def name_classes(column: Column, most: int = 1000) -> Column:
 
     if column.classes is not None or column.kind != "int" or column.array.ndim != 1 or not len(column.array):
         return column
-    if is_lazy(column.array):
-        return column
-    top = int(column.array.max())
-    if int(column.array.min()) != 0 or not 1 <= top < most or len(numpy.unique(column.array)) != top + 1:
+    seen = numpy.zeros(most, bool)
+    for part in parts_of(column.array):
+        if part.min() < 0 or part.max() >= most:
+            return column
+        seen[part] = True
+    top = int(numpy.flatnonzero(seen)[-1])
+    if top == 0 or not seen[: top + 1].all():
         return column
     return replace(column, classes=tuple(str(n) for n in range(top + 1)))
 

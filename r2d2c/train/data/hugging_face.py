@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -69,10 +69,8 @@ def open_hugging_face(argument: str, context: DataContext) -> Dataset:
     if whole:
         tables = splitting.tables(tables[""])
     notes = tuple(f"`{name}` is left out: it is {kind}" for name, kind in left_out.items())
-    doc = "a data set of Hugging Face's library"
-    return Dataset(
-        f"hf:{argument}", tables["train"], tables.get("validation"), tables.get("test"), doc, notes
-    )
+    made = Dataset.of(f"hf:{argument}", tables, doc="a data set of Hugging Face's library")
+    return replace(made, notes=notes)
 
 
 def _load(argument: str, config: str | None, context: DataContext) -> Any:
@@ -86,7 +84,7 @@ def _load(argument: str, config: str | None, context: DataContext) -> Any:
     if version < FIRST_SAFE:
         message = f"`datasets` {library.__version__} may run code that comes with a data set"
         refuse("E590", message, context.span, fix="pip install --upgrade datasets")
-    path, local = argument, Path(argument).expanduser()
+    path, local = argument, context.home(argument)
     if not context.trusted and context.root is not None:
         local = context.root / argument
     if _is_there(local) and local.is_dir():
@@ -162,6 +160,11 @@ def _numbers(argument: str, part: Any, name: str, context: DataContext) -> Colum
             array = numpy.asarray(values)
         except ValueError:
             _at("E507", argument, name, "has lists of different lengths", context)
+        holed = (
+            next((k for k, v in enumerate(values) if _is_holed(v)), None) if array.dtype.kind == "O" else None
+        )
+        if holed is not None:
+            _at("E509", argument, name, f"has no value in row {start + holed}", context)
         if array.dtype.kind not in "biuf":
             return None
         if found and array.shape[1:] != found[0].shape[1:]:
@@ -171,6 +174,11 @@ def _numbers(argument: str, part: Any, name: str, context: DataContext) -> Colum
             _at("E509", argument, name, f"has NaN or infinity in row {row}", context)
         found.append(array)
     return Column(numpy.concatenate(found))
+
+
+def _is_holed(value: object) -> bool:
+    """Whether a list, or one in it, misses a value."""
+    return value is None or (isinstance(value, list) and any(map(_is_holed, value)))
 
 
 def _images(argument: str, part: Any, name: str, context: DataContext) -> Column:

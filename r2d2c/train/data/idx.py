@@ -35,6 +35,7 @@ FASHION_CLASSES = (
 
 _NAMES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("t10k", "test")}
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+MOST_CLASSES = 100_000
 _GZIP_LIMIT = 1100  # deflate never shrinks further than 1:1032, so a header that claims more is a lie
 
 
@@ -144,6 +145,12 @@ def _open_split(folder: Path, split: str, context: DataContext) -> Table | None:
         refuse("E506", f"{images_path} has no images (its shape is {list(images.shape)})", context.span)
     if labels.min() < 0:
         refuse("E513", f"{labels_path} has a negative label at index {int(labels.argmin())}", context.span)
+    if labels.max() >= MOST_CLASSES:
+        at = int(labels.argmax())
+        message = (
+            f"{labels_path} has the label {labels[at]} at index {at}, too large for the number of a class"
+        )
+        refuse("E513", message, context.span)
     divisor = 255.0 if images.dtype == numpy.uint8 else None  # kept as bytes, converted batch by batch
     count, *sizes = images.shape
     image = images.reshape(count, 1, *sizes) if images.ndim == 3 else images

@@ -99,7 +99,7 @@ class _Files:
         skipped: list[str] = []
         folders = _folders(folder, context)
         for name, path in (folders or {"": folder}).items():
-            files = [entry for entry in _entries(path, context) if entry.is_file()]
+            files = [entry for entry in _entries(path, context) if _is(entry, context, folder=False)]
             pictures = [entry.path for entry in files if entry.name.lower().endswith(ENDINGS)]
             if not pictures:
                 note = "wanted: a folder for each class, with its pictures in it"
@@ -112,7 +112,15 @@ class _Files:
 
 def _folders(folder: Path, context: DataContext) -> dict[str, Path]:
     """The folders in one, by their names in order."""
-    return {entry.name: Path(entry.path) for entry in _entries(folder, context) if entry.is_dir()}
+    return {entry.name: Path(entry.path) for entry in _entries(folder, context) if _is(entry, context)}
+
+
+def _is(entry: os.DirEntry[str], context: DataContext, folder: bool = True) -> bool:
+    """Whether something is a folder, or else a file; E503 for a link that leads to itself."""
+    try:
+        return entry.is_dir() if folder else entry.is_file()
+    except OSError as error:
+        refuse("E503", f"cannot read {entry.path}: {error.strerror or error}", context.span)
 
 
 def _entries(folder: Path, context: DataContext) -> list[os.DirEntry[str]]:
@@ -175,6 +183,8 @@ _ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
 def _bad(path: str, error: Exception, span: Span | None) -> NoReturn:
+    if isinstance(error, OSError) and error.errno is not None:  # the decoders' own errors have no number
+        refuse("E503", f"cannot read {path}: {error.strerror or error}", span)
     reason = "it does not start as one" if "cannot identify" in str(error) else str(error)
     refuse("E505", f"{path} is no sound jpg or png: {reason}", span)
 

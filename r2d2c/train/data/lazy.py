@@ -6,15 +6,19 @@ worker processes read for themselves.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+Extent = tuple[float, float]
+"""The least and the greatest of some values, both finite."""
 PART = 1 << 16
 """Rows that are looked at in one go where a whole column is scanned."""
 
@@ -42,6 +46,11 @@ class LazyRows(ABC):
     def block(self) -> int:
         """How many rows that follow each other are read from disk together: reading them in turn costs one read."""
         return 1
+
+    @property
+    def extent(self) -> Extent | None:
+        """Two finite numbers that all values lie between, if whoever opened the file has seen them all."""
+        return None
 
     @property
     def edges(self) -> Sequence[int] | NDArray[Any]:
@@ -84,21 +93,27 @@ class LazyRows(ABC):
         return self.read(found)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """All of it, in memory."""
-        whole = self[:]
-        return whole if dtype is None else whole.astype(dtype, copy=False)
+        """All of it, in memory, and no list of its rows beside it."""
+        import numpy
+
+        whole = numpy.empty(self.shape, self.dtype if dtype is None else dtype)
+        start = 0
+        for part in parts_of(self):
+            whole[start : start + len(part)] = part
+            start += len(part)
+        return whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Taken(LazyRows):
-    """Some rows of another array, ``array[rows]`` without reading them."""
+class View(LazyRows):
+    """Another array (of lazy rows, or in memory), seen in another way; here as it is."""
 
     array: Any
-    rows: NDArray[Any]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.rows), *self.array.shape[1:])
+        found: tuple[int, ...] = self.array.shape
+        return found
 
     @property
     def dtype(self) -> Any:
@@ -107,6 +122,25 @@ class Taken(LazyRows):
     @property
     def block(self) -> int:
         return block_of(self.array)
+
+    @property
+    def edges(self) -> NDArray[Any]:
+        return edges_of(self.array)
+
+    @property
+    def extent(self) -> Extent | None:
+        return extent_of(self.array)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken(View):
+    """Some rows of another array, ``array[rows]`` without reading them."""
+
+    rows: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.array.shape[1:])
 
     @property
     def edges(self) -> NDArray[Any]:
@@ -123,30 +157,45 @@ class Taken(LazyRows):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reshaped(LazyRows):
+class Reshaped(View):
     """Samples in another shape of as many elements."""
 
-    array: Any
     sample: tuple[int, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.array), *self.sample)
 
-    @property
-    def dtype(self) -> Any:
-        return self.array.dtype
-
-    @property
-    def block(self) -> int:
-        return block_of(self.array)
-
-    @property
-    def edges(self) -> NDArray[Any]:
-        return edges_of(self.array)
-
     def read(self, rows: NDArray[Any]) -> NDArray[Any]:
         found: NDArray[Any] = self.array[rows].reshape(len(rows), *self.sample)
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaled(View):
+    """``(array - mean) / deviation``, by the column."""
+
+    mean: NDArray[Any]
+    deviation: NDArray[Any]
+
+    @property
+    def dtype(self) -> Any:
+        return self.mean.dtype
+
+    @property
+    def extent(self) -> Extent | None:
+        """Wider than the values: that of each column is not known, so each counts with that of all."""
+        import numpy
+
+        inner = extent_of(self.array)
+        if inner is None:
+            return None
+        with numpy.errstate(over="ignore"):
+            ends = (numpy.array(inner).reshape(2, *[1] * self.mean.ndim) - self.mean) / self.deviation
+        return finite_extent(ends)
+
+    def read(self, rows: NDArray[Any]) -> NDArray[Any]:
+        found: NDArray[Any] = (self.array[rows] - self.mean) / self.deviation
         return found
 
 
@@ -173,38 +222,14 @@ class Joined(LazyRows):
     def edges(self) -> NDArray[Any]:
         return edges_of(max(self.arrays, key=block_of))
 
+    @property
+    def extent(self) -> Extent | None:
+        found = [extent_of(array) for array in self.arrays]
+        known = [extent for extent in found if extent is not None]
+        return around(known) if len(known) == len(found) else None
+
     def read(self, rows: NDArray[Any]) -> NDArray[Any]:
         return side_by_side([array[rows] for array in self.arrays], self.type)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scaled(LazyRows):
-    """``(array - mean) / deviation``, by the column."""
-
-    array: Any
-    mean: NDArray[Any]
-    deviation: NDArray[Any]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        found: tuple[int, ...] = self.array.shape
-        return found
-
-    @property
-    def dtype(self) -> Any:
-        return self.mean.dtype
-
-    @property
-    def block(self) -> int:
-        return block_of(self.array)
-
-    @property
-    def edges(self) -> NDArray[Any]:
-        return edges_of(self.array)
-
-    def read(self, rows: NDArray[Any]) -> NDArray[Any]:
-        found: NDArray[Any] = (self.array[rows] - self.mean) / self.deviation
-        return found
 
 
 def is_lazy(array: Any) -> bool:
@@ -223,6 +248,45 @@ def edges_of(array: Any) -> NDArray[Any]:
 
     edges = array.edges if isinstance(array, LazyRows) else numpy.arange(len(array) + 1)
     return numpy.asarray(edges, numpy.int64)
+
+
+def extent_of(array: Any) -> Extent | None:
+    """`LazyRows.extent`, of an array in memory looked at now."""
+    return array.extent if isinstance(array, LazyRows) else finite_extent(array)
+
+
+def finite_extent(array: NDArray[Any]) -> Extent | None:
+    """The least and the greatest value; None if one is NaN or infinite, or there is none. It makes no mask."""
+    if not array.size:
+        return None
+    low, high = array.min().item(), array.max().item()
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def around(extents: Sequence[Extent]) -> Extent | None:
+    """One extent about several; None if there is none."""
+    if not extents:
+        return None
+    return min(low for low, _ in extents), max(high for _, high in extents)
+
+
+def in_blocks(
+    rows: NDArray[Any], starts: Sequence[int] | NDArray[Any]
+) -> Iterator[tuple[int, slice | NDArray[Any]]]:
+    """The number of each block that some rows i64[k] are in, and their places among the rows.
+
+    ``starts``: as `LazyRows.edges`.
+    """
+    import numpy
+
+    numbers = numpy.searchsorted(starts, rows, side="right") - 1
+    order = None
+    if (numpy.diff(numbers) < 0).any():
+        order = numpy.argsort(numbers, kind="stable")
+        numbers = numbers[order]
+    cuts = (numpy.flatnonzero(numpy.diff(numbers)) + 1).tolist()
+    for first, end in pairwise([0, *cuts, len(numbers)] if len(numbers) else ()):
+        yield int(numbers[first]), slice(first, end) if order is None else order[first:end]
 
 
 def side_by_side(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
 from r2d2c.train.data.dataset import Column, Dataset, Table, name_classes
-from r2d2c.train.data.lazy import is_lazy
+from r2d2c.train.data.lazy import Extent, around, finite_extent, is_lazy, parts_of
 from r2d2c.train.data.source import DataContext, DataSource, split_options
 from r2d2c.train.data.split import ALIASES, OPTIONS, Splitting
-from r2d2c.train.data.stored import stored_array
+from r2d2c.train.data.stored import StoredRows, stored_array
 from r2d2c.train.refuse import refuse
 
 _CHUNK = 1 << 22
@@ -105,8 +106,11 @@ def read_npz(path: Path, context: DataContext) -> dict[str, Any]:
             members = {info.filename: info for info in archive.zip.infolist()}
             for key in archive.files:
                 member = members.get(f"{key}.npy")
-                found = None if member is None else stored_array(path, context.span, member)
-                arrays[key] = _numbers(path, key, archive[key] if found is None else found, context)
+                found: Any = None if member is None else stored_array(path, context.span, member)
+                found = archive[key] if found is None else found
+                if isinstance(found, bytes):
+                    refuse("E508", f"`{key}` in {path} is no array", context.span)
+                arrays[key] = _numbers(path, key, found, context)
     except ValueError as error:
         _refused(path, key, error, context)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, OSError, MemoryError) as error:
@@ -149,12 +153,17 @@ def _numbers(path: Path, key: str, array: Any, context: DataContext) -> Any:
     if array.ndim == 0:
         refuse("E507", f"array `{key}` of {path} is a single number, not a sample a row", context.span)
     if array.dtype.kind == "f":
-        rows = max(1, _CHUNK // max(1, prod(array.shape[1:])))
-        for start in range(0, len(array), rows):
-            part = array[start : start + rows]
-            if not numpy.isfinite(part).all():
+        start, extents = 0, list[Extent]()
+        for part in parts_of(array, max(1, _CHUNK // max(1, prod(array.shape[1:])))):
+            extent = finite_extent(part)
+            if extent is not None:
+                extents.append(extent)
+            elif part.size:
                 row = start + int(numpy.argwhere(~numpy.isfinite(part))[0][0])
                 refuse("E509", f"array `{key}` of {path} has NaN or infinity in row {row}", context.span)
+            start += len(part)
+        if isinstance(array, StoredRows):
+            array = replace(array, seen=around(extents))
     return array if is_lazy(array) else array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

@@ -10,9 +10,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from r2d2c.train.data.csv_file import MAX_CLASSES
+from r2d2c.train.data.csv_columns import MAX_CLASSES
 from r2d2c.train.data.dataset import Column, Dataset
-from r2d2c.train.data.lazy import LazyRows
+from r2d2c.train.data.lazy import Extent, LazyRows, around, finite_extent, in_blocks
 from r2d2c.train.data.source import DataContext, DataSource, split_options
 from r2d2c.train.data.table_file import OPTIONS, TableOptions
 from r2d2c.train.refuse import refuse
@@ -105,6 +105,7 @@ class _Reader:
 
         texts: dict[str, int] = {}
         parts: list[NDArray[Any]] = []
+        extents: list[Extent] = []
         sample: tuple[int, ...] | None = None
         for number, start in enumerate(self.starts[:-1]):
             values = self.group(name, number)
@@ -119,7 +120,7 @@ class _Reader:
             part = _numbers(values)
             if part is None or (sample is not None and part.shape[1:] != sample):
                 self._uneven(name, values, start, sample)
-            self._check_finite(name, part, start)
+            extents += self._extent(name, part, start)
             sample = part.shape[1:]
             parts.append(part[:0] if self.large else part)
         if kind == "text":
@@ -128,7 +129,8 @@ class _Reader:
             return Column(numpy.concatenate(parts))
         assert sample is not None
         dtype = numpy.result_type(*(part.dtype for part in parts))
-        return Column(ParquetRows(self.path, name, dtype, sample, self.starts, self.kept, self.span))
+        rows = ParquetRows(self.path, name, dtype, sample, self.starts, self.kept, self.span, around(extents))
+        return Column(rows)
 
     def _check_nulls(self, name: str, values: Any, start: int) -> None:
         deepest, rows = values, None
@@ -143,12 +145,15 @@ class _Reader:
             parents = deepest.value_parent_indices().to_numpy(zero_copy_only=False)
             rows, deepest = (parents if rows is None else rows[parents]), deepest.flatten()
 
-    def _check_finite(self, name: str, part: NDArray[Any], start: int) -> None:
+    def _extent(self, name: str, part: NDArray[Any], start: int) -> list[Extent]:
+        """What the values of a part lie between. E509 names the row of one that is not finite."""
         import numpy
 
-        if part.dtype.kind == "f" and not numpy.isfinite(part).all():
+        extent = finite_extent(part)
+        if extent is None and part.size:
             row = start + int(numpy.argwhere(~numpy.isfinite(part))[0][0])
             refuse("E509", f"column `{name}` of {self.path} has NaN or infinity in row {row}", self.span)
+        return [] if extent is None else [extent]
 
     def _uneven(self, name: str, values: Any, start: int, sample: tuple[int, ...] | None) -> NoReturn:
         first = len(values[0]) if sample is None else sample[0]
@@ -206,10 +211,15 @@ class ParquetRows(LazyRows):
     starts: tuple[int, ...]
     kept: _Kept
     span: Span | None = None
+    seen: Extent | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (self.starts[-1], *self.sample)
+
+    @property
+    def extent(self) -> Extent | None:
+        return self.seen
 
     @property
     def dtype(self) -> Any:
@@ -227,10 +237,8 @@ class ParquetRows(LazyRows):
         import numpy
 
         found = numpy.empty((len(rows), *self.sample), self.type)
-        groups = numpy.searchsorted(self.starts, rows, side="right") - 1
-        for number in numpy.unique(groups).tolist():
-            here = groups == number
-            found[here] = self.kept.part(self, number)[rows[here] - self.starts[number]]
+        for number, places in in_blocks(rows, self.starts):
+            found[places] = self.kept.part(self, number)[rows[places] - self.starts[number]]
         return found
 
 
@@ -256,7 +264,7 @@ def _kind(type_: Any) -> str:
         return "number"
     if types.is_dictionary(type_):
         return _kind(type_.value_type)
-    if types.is_string(type_) or types.is_large_string(type_):
+    if types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_):
         return "text"
     if _is_list(type_):
         return "list" if _kind(type_.value_type) in ("number", "list") else "other"
@@ -293,6 +301,8 @@ def _encoded(values: Any, texts: dict[str, int]) -> NDArray[Any]:
     import numpy
 
     arrow = importlib.import_module("pyarrow")
+    if arrow.types.is_string_view(values.type):
+        values = values.cast(arrow.string())
     encoded = values if arrow.types.is_dictionary(values.type) else values.dictionary_encode()
     numbers = [texts.setdefault(str(text), len(texts)) for text in encoded.dictionary.to_pylist()]
     found: NDArray[Any] = numpy.asarray(numbers, numpy.int32)[encoded.indices.to_numpy(zero_copy_only=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,10 +49,17 @@ class DataContext:
         if "\0" in argument:
             refuse("E502", f"`{what}` got a path with a NUL character in it", self.span)
         if self.trusted:
-            return Path(argument).expanduser()
+            return self.home(argument)
         if self.root is None:
             refuse("E504", f"a spec that is not in a file cannot name `{what}{argument}`", self.span)
         return self.inside(self.root / argument)
+
+    def home(self, argument: str) -> Path:
+        """A path with ``~`` as the home of a user; E503 if there is no such user."""
+        try:
+            return Path(argument).expanduser()
+        except RuntimeError:
+            refuse("E503", f"cannot read {argument}: there is no such user", self.span)
 
     def inside(self, path: Path) -> Path:
         """``path``, refused (E504) if with all links followed it leaves an untrusted spec's folder."""
@@ -75,25 +83,25 @@ class DataContext:
         """A regular file that may be read; E503 says why not."""
         path = self.inside(path)
         try:
-            if path.is_file():
+            mode = path.stat().st_mode
+            if stat.S_ISREG(mode):
                 with path.open("rb"):
                     return path
-            reason = "it is a folder" if path.is_dir() else "there is no such file"
-            reason = "it is not a regular file" if path.exists() and not path.is_dir() else reason
+            reason = "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file"
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = _reason(error, "there is no such file")
         refuse("E503", f"cannot read {path}: {reason}", self.span, fix=_neighbour(path))
 
     def folder(self, path: Path) -> Path:
         """A folder that may be listed; E503 says why not."""
         path = self.inside(path)
         try:
-            if path.is_dir():
+            if stat.S_ISDIR(path.stat().st_mode):
                 next(path.iterdir(), None)
                 return path
-            reason = "it is not a folder" if path.exists() else "there is no such folder"
+            reason = "it is not a folder"
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = _reason(error, "there is no such folder")
         refuse("E503", f"cannot read {path}: {reason}", self.span, fix=_neighbour(path))
 
 
@@ -182,6 +190,13 @@ def _did_you_mean(name: str, known: Mapping[str, str]) -> str | None:
     # The text alone: the span covers the whole source, so the name cannot replace what it marks.
     fix = suggest(name, known)
     return fix.text if fix else None
+
+
+def _reason(error: OSError, missing: str) -> str:
+    """Why something cannot be read, in the words of the system; ``missing``: that it is not there."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return missing
+    return error.strerror or str(error)
 
 
 def _neighbour(path: Path) -> str | None:

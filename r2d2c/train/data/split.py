@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -44,18 +43,52 @@ def split_rows(
     held = round(count * share)
     if not 0 < held < count:
         _too_few(count, share, span)
-    stratify = None
-    if labels is not None:
-        sizes = numpy.unique(labels, return_counts=True)[1]
-        # scikit-learn refuses to stratify classes of one member, and parts smaller than the class count.
-        if sizes.min() >= 2 and len(sizes) <= min(held, count - held):
-            stratify = labels
-    # Through importlib, because scikit-learn has no types. Its integer seeds give frozen streams.
-    selection = importlib.import_module("sklearn.model_selection")
-    first, second = selection.train_test_split(
-        numpy.arange(count), test_size=held, random_state=seed, stratify=stratify
-    )
-    return numpy.sort(first), numpy.sort(second)
+    # The rows that scikit-learn's `train_test_split` gives, which needs ten times the memory. A stream of this
+    # generator is frozen: it is the same in every version of NumPy.
+    random = numpy.random.RandomState(seed)
+    second = numpy.zeros(count, bool)
+    by_class = None if labels is None else _by_class(labels)
+    # Classes of one member cannot be in both parts, and not all classes in a part with fewer members.
+    if by_class is None or by_class[1].min() < 2 or len(by_class[1]) > min(held, count - held):
+        second[random.permutation(count)[:held]] = True
+    else:
+        order, sizes = by_class
+        kept = _dealt(sizes, count - held, random)
+        given = _dealt(sizes - kept, held, random)
+        ends = numpy.cumsum(sizes).tolist()
+        for end, size, before, after in zip(ends, sizes.tolist(), kept.tolist(), given.tolist(), strict=True):
+            chosen = random.permutation(size)[before : before + after]
+            second[order[end - size : end][chosen]] = True
+    return numpy.flatnonzero(~second), numpy.flatnonzero(second)
+
+
+def _by_class(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The rows class by class, i64[count], and how many each class has."""
+    import numpy
+
+    codes, low, high = labels, labels.min(), labels.max()
+    if not (labels.dtype.kind in "iu" and low >= 0 and high < 1 << 16):
+        codes = numpy.unique(labels, return_inverse=True)[1]
+    sizes = numpy.bincount(codes)
+    small = codes.astype(numpy.uint16) if len(sizes) <= 1 << 16 else codes  # these are sorted digit by digit
+    return numpy.argsort(small, kind="stable"), sizes[sizes > 0]
+
+
+def _dealt(sizes: NDArray[Any], count: int, random: Any) -> NDArray[Any]:
+    """How many of ``count`` samples each class gets: its share, rounded so that they add up, ties by lot."""
+    import numpy
+
+    shares = sizes / sizes.sum() * count
+    found = numpy.floor(shares)
+    rest, left = shares - found, int(count - found.sum())
+    for value in numpy.unique(rest)[::-1]:
+        if left <= 0:
+            break
+        equal = numpy.flatnonzero(rest == value)
+        found[random.choice(equal, size=min(left, len(equal)), replace=False)] += 1
+        left -= len(equal)
+    dealt: NDArray[Any] = found.astype(numpy.int64)
+    return dealt
 
 
 def _too_few(count: int, share: float, span: Span | None, fix: str | None = None) -> NoReturn:
@@ -70,8 +103,10 @@ def _too_few(count: int, share: float, span: Span | None, fix: str | None = None
 
 def split_table(table: Table, share: float, seed: int, span: Span | None = None) -> tuple[Table, Table]:
     """All but ``share`` of the samples, and ``share`` of them; stratified by a class ``y``."""
+    import numpy
+
     y = table.columns.get("y")
-    labels = y.array if y is not None and y.classes is not None and y.array.ndim == 1 else None
+    labels = numpy.asarray(y.array) if y is not None and y.classes is not None and y.array.ndim == 1 else None
     first, second = split_rows(len(table), share, seed, labels, span)
     return table.take(first), table.take(second)
 

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from r2d2c.train.data.lazy import LazyRows
+from r2d2c.train.data.lazy import Extent, LazyRows
 from r2d2c.train.refuse import refuse
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ class _Open:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredRows(LazyRows):
-    """``[N, ...]`` in the order of C from byte ``offset`` of a file on. ``stored`` is the dtype it has there."""
+    """``[N, ...]`` in the order of C from byte ``offset`` of a file on. ``stored`` is the dtype it has there.
+
+    seen: what all values lie between, if somebody has looked.
+    """
 
     path: Path
     offset: int
@@ -58,6 +61,7 @@ class StoredRows(LazyRows):
     size_of: tuple[int, ...]
     span: Span | None = None
     opened: _Open = field(default_factory=_Open)
+    seen: Extent | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,6 +79,10 @@ class StoredRows(LazyRows):
     @property
     def block(self) -> int:
         return max(1, BLOCK // max(1, self.row))
+
+    @property
+    def extent(self) -> Extent | None:
+        return self.seen
 
     def read(self, rows: NDArray[Any]) -> NDArray[Any]:
         """E505 if the file has become shorter, E503 if it is gone."""

@@ -65,7 +65,8 @@ class TableOptions:
                         self.context.span,
                     )
         if not columns:
-            refuse("E508", f"{path} has no column of numbers or texts", self.context.span)
+            message = f"{path} has no column of numbers or texts"
+            refuse("E508", message, self.context.span, notes=self._left_out(left_out))
         parts = self._parts(columns, path)
         targets = self._names("target", columns) or [[n for n in columns if n != self._split_column][-1]]
         features = self._names("features", columns) or [
@@ -81,7 +82,12 @@ class TableOptions:
                 else f"{path} leaves no column for `x`"
             )
             fix = "say which columns are features: ?features=a,b,c"
-            refuse("E508", what, self.context.span, fix=fix)
+            listed = [
+                f"its columns are: {', '.join(columns)}",
+                *self._left_out(left_out),
+                *_texts(columns, targets),
+            ]
+            refuse("E508", what, self.context.span, fix=fix, notes=listed)
         x = stack([columns[name] for name in features], "f8")
         y = self._target(targets, columns, path)
         count = len(y.array)
@@ -91,7 +97,7 @@ class TableOptions:
         # Other data for a model that was trained on scaled columns is scaled as those were.
         scaling = None if self.scale == "none" else self.context.scaling
         if scaling is None and self.scale == "standard":
-            scaling = _scaling(tables["train"], features)
+            scaling = self._scaling(path, tables["train"], {name: columns[name].shape for name in features})
         if scaling is not None:
             for feature in features:
                 if feature not in scaling:
@@ -99,13 +105,43 @@ class TableOptions:
                     message = f"column `{feature}` of {path} was none of those that were scaled in training"
                     fix = "name those: ?features=…, or leave the scaling out: ?scale=none"
                     refuse("E595", message, self.context.span, notes=[f"they were {known}"], fix=fix)
-            tables = _standardised(tables, {feature: scaling[feature] for feature in features})
+            # In a file without the target a feature may be in its place, and `train.columns` may want it.
+            scaled = [*features, *(name for name in scaling if name in columns and name not in features)]
+            for name in scaled:
+                self._check_scaled(name, columns[name], scaling[name][0], path)
+            tables = _standardised(tables, {name: scaling[name] for name in scaled}, features)
         notes = (
             f"x is {', '.join(features)}",
             f"y is {', '.join(targets)}",
-            *(f"`{column}` is left out: it is {kind}" for column, kind in (left_out or {}).items()),
+            *self._left_out(left_out),
         )
-        return replace(Dataset.of(name, tables, doc=f"{count:,} rows"), notes=notes, scaling=scaling)
+        made = Dataset.of(name, tables, doc=f"{count:,} rows")
+        return replace(made, notes=notes, scaling=scaling)
+
+    @staticmethod
+    def _left_out(left_out: Mapping[str, str] | None) -> list[str]:
+        return [f"`{column}` is left out: it is {kind}" for column, kind in (left_out or {}).items()]
+
+    def _check_scaled(self, name: str, column: Column, mean: Any, path: Path) -> None:
+        """E595 for a column that is not of as many numbers as the one that was scaled in training."""
+        import numpy
+
+        wanted = numpy.shape(mean)
+        if column.classes is not None or column.shape != wanted:
+            found = "of classes" if column.classes is not None else column.type_text
+            was = f"f64[{', '.join(['N', *map(str, wanted)])}]"
+            message = f"column `{name}` of {path} is {found}, and was {was} as it was scaled in training"
+            refuse("E595", message, self.context.span)
+
+    def _scaling(self, path: Path, train: Table, shapes: Mapping[str, tuple[int, ...]]) -> Scaling:
+        import numpy
+
+        found = _scaling(train, shapes)
+        for name, pair in found.items():
+            if not numpy.isfinite(numpy.concatenate([numpy.ravel(part) for part in pair])).all():
+                message = f"column `{name}` of {path} has values so large that they cannot be scaled"
+                refuse("E509", message, self.context.span)
+        return found
 
     def _target(self, targets: list[str], columns: dict[str, Column], path: Path) -> Column:
         import numpy
@@ -151,6 +187,11 @@ class TableOptions:
         if key not in self.given:
             return None
         names = [name.strip() for name in self.given[key].split(",")]
+        if names == [""]:
+            refuse("E502", f"option `{key}` names no column", self.context.span)
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            refuse("E502", f"option `{key}` names column `{twice}` twice", self.context.span)
         for name in names:
             if name not in columns:
                 self._missing(name, columns)
@@ -165,6 +206,12 @@ class TableOptions:
             notes=[*notes, f"its columns are: {', '.join(columns)}"],
             fix=near.text if near else None,
         )
+
+
+def _texts(columns: Mapping[str, Column], targets: Sequence[str]) -> list[str]:
+    """That a file's other columns are of texts."""
+    names = ", ".join(f"`{n}`" for n, c in columns.items() if c.classes is not None and n not in targets)
+    return [f"of texts, so that they are classes: {names}"] if names else []
 
 
 def _by_column(
@@ -194,29 +241,29 @@ def stack(columns: list[Column], dtype: str | None = None) -> Column:
     )
 
 
-def _scaling(train: Table, features: Sequence[str]) -> Scaling:
-    """Mean and deviation of each feature, one of vectors has many; the deviation of what never changes counts as 1."""
+def _scaling(train: Table, features: Mapping[str, tuple[int, ...]]) -> Scaling:
+    """Mean and deviation of each feature, by its shape; the deviation of what never changes counts as 1."""
     import numpy
 
     x = train.columns["x"].array  # of all features, in double precision
-    mean, deviation = _moments(x) if is_lazy(x) else (x.mean(axis=0), x.std(axis=0))
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = _moments(x) if is_lazy(x) else (x.mean(axis=0), x.std(axis=0))
     deviation = numpy.where(deviation == 0, 1.0, deviation)
     found: dict[str, tuple[Any, Any]] = {}
     at = 0
-    for name in features:
-        shape = train.columns[name].shape
+    for name, shape in features.items():
         part = slice(at, at + math.prod(shape))
         found[name] = mean[part].reshape(shape).tolist(), deviation[part].reshape(shape).tolist()
         at = part.stop
     return found
 
 
-def _standardised(tables: dict[str, Table], scaling: Scaling) -> dict[str, Table]:
-    """The features of all, together and each, shifted by a mean and divided by a deviation."""
+def _standardised(tables: dict[str, Table], scaling: Scaling, features: Sequence[str]) -> dict[str, Table]:
+    """Columns of all, each, and the features together, shifted by a mean and divided by a deviation."""
     import numpy
 
     by = {name: tuple(numpy.asarray(part) for part in pair) for name, pair in scaling.items()}
-    by["x"] = tuple(numpy.concatenate([numpy.ravel(p[part]) for p in by.values()]) for part in (0, 1))
+    by["x"] = tuple(numpy.concatenate([numpy.ravel(by[name][part]) for name in features]) for part in (0, 1))
 
     def scaled(table: Table) -> Table:
         changed = {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2d2c.train.data.dataset import Column, Dataset, Table
 from r2d2c.train.data.source import DataContext, DataSource, fraction, split_options, whole_number
+from r2d2c.train.data.utf8 import read_utf8
 from r2d2c.train.refuse import refuse
 
 if TYPE_CHECKING:
@@ -22,30 +23,6 @@ OPTIONS = {
 }
 UNKNOWN = "\ufffd"
 BYTES = tuple(f"0x{byte:02x}" for byte in range(256))
-
-
-def read_utf8(path: Path, context: DataContext) -> str:
-    """The text of a file; E506 if it is empty, E515 names the byte that is not UTF-8."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        refuse("E503", f"cannot read {path}: {error.strerror or error}", context.span)
-    if not raw.strip():
-        refuse("E506", f"{path} is empty", context.span)
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        refuse(
-            "E515",
-            f"{path}:{line}: byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8",
-            context.span,
-            fix="convert it: iconv -f latin1 -t utf-8 FILE",
-        )
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        refuse("E515", f"{path}:{line}: there is a NUL character in it, so it is no text", context.span)
-    return text
 
 
 def open_text(argument: str, context: DataContext) -> Dataset:
