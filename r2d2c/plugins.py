@@ -37,6 +37,9 @@ def load_file(path: Path) -> Any:
     if not path.is_file():
         sink.report("E250", None, f"there is no plug-in file {path}")
         sink.stop_on_errors()
+    if path.suffix != ".py":
+        sink.report("E250", None, f"the plug-in {path} is no Python file", fix="its name ends in .py")
+        sink.stop_on_errors()
     name = f"r2d2c_plugin_{path.stem}"
     description = importlib.util.spec_from_file_location(name, path)
     assert description is not None and description.loader is not None

@@ -139,7 +139,7 @@ def _words(board: Board, row: Row, info: EpochInfo) -> list[str]:
     run = row.runs.get(row.seed if row.seed is not None else -1)
     if run is not None and "" in run.angles.get(info.epoch, {}):
         parts.append(f"angle {run.angles[info.epoch]['']:.1f}°")
-    return [*parts, f"{info.train['seconds']:.2f} s"]
+    return [*parts, f"{info.train['seconds']:.2f} s", *(["stopped early"] if info.stop is not None else [])]
 
 
 def _table(board: Board) -> Any:

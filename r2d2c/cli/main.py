@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,59 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 OK, AT_FAULT, USAGE, MACHINE, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
 
 DOC = """A compiler for neural networks that do not learn the usual way: losses, credit and learning rules are
 part of the graph. Start with `r2d2c new my.yaml`, then check, wiring, train."""
+
+
+# What other tools call it.
+MEANT = {
+    "init": "new",
+    "create": "new",
+    "run": "train",
+    "fit": "train",
+    "resume": "train",
+    "lint": "check",
+    "validate": "check",
+    "format": "fmt",
+    "test": "eval",
+    "evaluate": "eval",
+    "infer": "predict",
+    "sample": "generate",
+    "tune": "sweep",
+    "search": "evolve",
+    "draw": "graph",
+    "show": "inspect",
+    "help": "--help",
+}
+# What typer says of wrong values, and what we say instead.
+_PLAIN = (
+    (r"Value error, ", ""),
+    (r"Input should be a valid integer.*", "this should be a whole number"),
+    (r"Input should be a valid number.*", "this should be a number"),
+    (r"Input should be greater than or equal to", "this should be at least"),
+    (r"Input should be less than or equal to", "this should be at most"),
+)
+
+
+class Commands(TyperGroup):
+    """All commands. Names of other tools, and wrong values, are told in our words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            for said, ours in _PLAIN:
+                error.message = re.sub(said, ours, error.message)
+            raise
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in MEANT:
+            ctx.fail(f"No such command '{args[0]}'. Did you mean '{MEANT[args[0]]}'?")
+        return super().resolve_command(ctx, args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +155,7 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     on_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     app = typer.Typer(
+        cls=Commands,
         help=" ".join(DOC.split()),
         no_args_is_help=True,
         add_completion=False,

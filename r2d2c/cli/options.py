@@ -33,7 +33,7 @@ PluginOption = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py",
-        help="Python with ops and rules of your own; it is run. May be repeated.",
+        help="Python with ops, credit rules, data sources or sinks of your own; it is run. May be repeated.",
         show_default=False,
     ),
 ]
@@ -61,6 +61,26 @@ WidthOption = Annotated[
     str | None,
     typer.Option("--width", metavar="W", help="Short for `--size width=W`, as `1/4`.", show_default=False),
 ]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0 or mps.", show_default="cpu")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads of the CPU.", show_default="torch's choice")
+]
+BackendOption = Annotated[str, typer.Option("--backend", help="What runs the model: eager or inductor.")]
+BackendsOption = Annotated[str, typer.Option("--backend", help="What runs the models: eager or inductor.")]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="At most so many batches an epoch, for a try.", show_default=False),
+]
+EpochsOption = Annotated[int | None, typer.Option(min=0, help="Passes over the data.", show_default=False)]
+BatchSizeOption = Annotated[int | None, typer.Option(min=1, help="Samples in a batch.", show_default=False)]
+FirstSeedOption = Annotated[
+    int | None, typer.Option(min=0, help="The first seed.", show_default="the spec's")
+]
+CheckpointOption = Annotated[
+    Literal["best", "last"] | None,
+    typer.Option(help="Which weights.", show_default="best if a validation split chose it"),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
 Format = Literal["text", "json"]
 FormatOption = Annotated[Format, typer.Option("--format", help="For people or for programs.")]
 OutOption = Annotated[

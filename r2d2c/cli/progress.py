@@ -42,7 +42,12 @@ class PlainProgress:
 
     def on_epoch(self, info: EpochInfo) -> None:
         width = len(str(self.epochs))
-        print(f"epoch {info.epoch:>{width}}/{self.epochs}  {self.words(info)}", flush=True)
+        self.say(f"epoch {info.epoch:>{width}}/{self.epochs}  {self.words(info)}")
+        if info.stop is not None:
+            self.say(str(info.stop))
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
 
     def words(self, info: EpochInfo) -> str:
         parts = [describe_losses(info.train["losses"])]
@@ -97,12 +102,13 @@ class BarProgress(PlainProgress):
 
     def on_epoch(self, info: EpochInfo) -> None:
         assert self.bars is not None
-        width = len(str(self.epochs))
-        self.bars.console.print(
-            f"epoch {info.epoch:>{width}}/{self.epochs}  {self.words(info)}", markup=False, soft_wrap=True
-        )
+        super().on_epoch(info)
         self.bars.update(self.of_epochs, completed=info.epoch)
         self.bars.update(self.of_batches, completed=0)
+
+    def say(self, text: str) -> None:
+        assert self.bars is not None
+        self.bars.console.print(text, markup=False, soft_wrap=True)
 
     def on_warning(self, diagnostic: Diagnostic) -> None:
         self.close()

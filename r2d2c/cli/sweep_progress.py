@@ -49,6 +49,9 @@ class Lines(SweepCallback):
         cells = [f"setting {setting.number}", setting.label(), f"seed {seed:>{digits}}", value, state]
         self.say("  ".join([*(cell for cell in cells if cell), *outcome.reasons[:1]]))
 
+    def on_left(self, board: Board, setting: Setting) -> None:
+        self.say(f"setting {setting.number}: its machine gave no sign any more, so it is given out again")
+
     def on_warning(self, board: Board, diagnostic: Diagnostic) -> None:
         print_diagnostics([diagnostic], total=False)
 
@@ -84,6 +87,12 @@ class Table(Lines):
 
     def on_training(self, board: Board, setting: Setting, seed: int, outcome: Outcome) -> None:
         self.draw(board)
+
+    def on_left(self, board: Board, setting: Setting) -> None:
+        self.close()
+        super().on_left(board, setting)
+        if self.live is not None:
+            self.live.start()
 
     def on_warning(self, board: Board, diagnostic: Diagnostic) -> None:
         self.close()

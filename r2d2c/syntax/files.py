@@ -27,7 +27,7 @@ def read_source(path: Path, sink: Sink, shown: str | None = None) -> Source | No
             # A device or a pipe has no size to ask for, so the limit is held while reading.
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        sink.report("E001", None, f"there is no file `{name}`", fix=_similar_file(path))
+        sink.report("E001", None, f"there is no file `{name}`", fix=_similar_file(path, name))
         return None
     except (OSError, ValueError) as error:
         reason = _reason(error)
@@ -42,6 +42,11 @@ def read_source(path: Path, sink: Sink, shown: str | None = None) -> Source | No
 
 def decode(data: bytes, name: str, sink: Sink) -> Source | None:
     """The bytes of a file as a source, or None after a diagnostic."""
+    if data.startswith(b"PK\3\4"):
+        fix = f"`r2d2c train --resume {name}` goes on with it" if name.endswith(".r2d2c") else None
+        what = "the archive of a run" if fix else "a zip archive"
+        sink.report("E006", None, f"`{name}` is {what}, not a spec", fix=fix)
+        return None
     try:
         text = data.removeprefix(_BOM).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -85,6 +90,8 @@ def _reason(error: Exception) -> str:
 
 
 def _specs_inside(folder: Path) -> str | None:
+    if _is_run(folder):
+        return f"it is a run: `r2d2c train --resume {folder}` goes on with it, and its spec is `{folder / 'spec.yaml'}`"
     try:
         inside = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))
     except OSError:
@@ -92,11 +99,15 @@ def _specs_inside(folder: Path) -> str | None:
     return f"there is `{inside[0]}` in it" if inside else None
 
 
-def _similar_file(path: Path) -> str | None:
+def _is_run(folder: Path) -> bool:
+    return (folder / "lock.json").is_file() and (folder / "spec.yaml").is_file()
+
+
+def _similar_file(path: Path, name: str) -> str | None:
     from r2d2c.diagnostics import suggest
 
     try:
-        near = suggest(path.name, [p.name for p in path.parent.iterdir() if p.is_file()])
+        near = suggest(path.name, [p.name for p in path.parent.iterdir() if p.is_file() or _is_run(p)])
     except (OSError, ValueError):
         return None
-    return near.text if near else None
+    return f"did you mean `{Path(name).parent / str(near.replacement)}`?" if near else None

@@ -23,6 +23,7 @@ from r2d2c.train.compare_plan import (
     SPEC,
     Competitor,
     Plan,
+    check_seeds,
     competitors,
     refused,
     settings_of,
@@ -164,6 +165,7 @@ def _started(
     first = next(iter(found.values()))
     if isinstance(seeds, int):
         seeds = range(first.graph.seed, first.graph.seed + seeds)
+    check_seeds(first, seeds, plugins, request)
     if path is None:
         path = next_folder(f"compare-{first.name}")
         made = True

@@ -20,6 +20,7 @@ from r2d2c.plugins import collect
 from r2d2c.source import Source, Span
 from r2d2c.syntax.override import OPTION, with_credit
 from r2d2c.train.atomic import write_atomic
+from r2d2c.train.load import Request, check_for_training
 from r2d2c.train.refuse import refuse
 from r2d2c.train.settings import Settings, read_settings
 
@@ -175,6 +176,23 @@ def settings_of(checked: Checked) -> Settings:
     return found
 
 
+def check_seeds(
+    checked: Checked, seeds: Iterable[int], plugins: tuple[Any, ...] = (), request: Request | None = None
+) -> None:
+    """Check a spec with every seed, as its trainings will be. Raises `CompileError`, with the seed in a note.
+
+    What is drawn may be impossible with one seed and not with another: points that are too far apart to be wired.
+    """
+    if not checked.spec.places:
+        return
+    for seed in seeds:
+        try:
+            check_for_training(checked, [f"train.seed={seed}"], plugins, request or Request())
+        except CompileError as error:
+            note = f"so it cannot be trained with the seed {seed}"
+            raise CompileError([replace(d, notes=(*d.notes, note)) for d in error.diagnostics]) from None
+
+
 def shared_losses(specs: Iterable[Checked]) -> dict[str, float]:
     """The weights of the losses that all have: those of the tasks, not those that rules add."""
     sets = [
@@ -193,4 +211,14 @@ def sizes(checked: Checked, base: Checked) -> tuple[int, int]:
     return sum(n for n, _ in counts), sum(n for n, kind in counts if kind == "param")
 
 
-__all__ = ["Competitor", "Plan", "competitors", "named", "refused", "settings_of", "split_credits", "under"]
+__all__ = [
+    "Competitor",
+    "Plan",
+    "check_seeds",
+    "competitors",
+    "named",
+    "refused",
+    "settings_of",
+    "split_credits",
+    "under",
+]

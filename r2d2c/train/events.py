@@ -54,15 +54,37 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyStop:
+    """Why a training ends with this epoch: for ``epochs`` of them ``monitor`` was no better than its best."""
+
+    epoch: int
+    monitor: str
+    epochs: int
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> EarlyStop | None:
+        """From what a checkpoint says of its training; None if it went to its last epoch."""
+        stopped, best = state.get("stopped"), state.get("best")
+        if stopped is None or best is None or stopped >= state["epochs"]:
+            return None
+        return cls(stopped, best["monitor"], state["stale"])
+
+    def __str__(self) -> str:
+        many = "1 epoch" if self.epochs == 1 else f"{self.epochs:,} epochs"
+        return f"stopped early after epoch {self.epoch}: {self.monitor} was no better for {many}"
+
+
+@dataclass(frozen=True, slots=True)
 class EpochInfo:
     """An epoch is done: its lines of ``metrics.jsonl``. ``best``: whether it is the best by the monitor so
-    far.
+    far. ``stop``: that it is the last one before its time, and why.
     """
 
     epoch: int
     train: Mapping[str, Any]
     validation: Mapping[str, Any] | None
     best: bool
+    stop: EarlyStop | None = None
 
 
 class Callback:

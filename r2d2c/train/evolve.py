@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,7 +137,7 @@ def evolve(
             f"{loaded.name} has no {'validation' if loaded.bound.train else 'train'} split",
             fix="hold out a share of the training data: --set train.split=0.2",
         )
-    folder = _folder(checked, out)
+    folder, made = _folder(checked, out)
     text = resolved_text(checked)
     store = Store(folder)
     try:
@@ -169,6 +170,12 @@ def evolve(
             if diagnostic.severity == "warning":
                 searching.tell("on_warning", diagnostic)
         return searching.run(wanted.seed, min(keep, population))
+    except Exception:
+        if made and not (folder / "candidates").exists():
+            store.close()
+            with suppress(OSError):
+                shutil.rmtree(folder)
+        raise
     finally:
         store.close()
 
@@ -181,15 +188,17 @@ def _settings(checked: Checked) -> Settings:
     return found
 
 
-def _folder(checked: Checked, out: str | Path | None) -> Path:
+def _folder(checked: Checked, out: str | Path | None) -> tuple[Path, bool]:
+    """The folder of a search, and whether it is new. E522 if something else is in it."""
     if out is None:
-        return next_folder(f"evolve-{checked.name}")
+        return next_folder(f"evolve-{checked.name}"), True
     path = Path(out)
     if path.exists() and not (path / FILE).exists() and (not path.is_dir() or any(path.iterdir())):
         what = "is not empty and has no search" if path.is_dir() else "is a file"
         refuse("E522", f"the folder {path} {what}", fix="choose another with --out")
+    made = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
-    return path
+    return path, made
 
 
 def _check_mutable(maker: Maker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from r2d2c.train.distributed.alone import Alone
+from r2d2c.train.events import EarlyStop
 from r2d2c.train.load import Loaded
 from r2d2c.train.run import Run
 from r2d2c.train.settings import Settings
@@ -33,8 +34,9 @@ def summarize_run(run: Run, settings: Settings, loaded: Loaded, device: str, tea
         **read_facts(run.folder),
         "time": f"{sum(record.get('seconds') or 0 for record in records):.1f} s of training",
     }
-    if state.get("stopped") is not None:
-        facts["stopped early"] = f"after epoch {state['stopped']}, {state['stale']} without progress"
+    stop = EarlyStop.of(state)
+    if stop is not None:
+        facts["stopped early"] = str(stop).removeprefix("stopped early ")
     if best is not None:
         facts["best"] = f"epoch {best['epoch']} by {best['monitor']} ({best['value']:.6g})"
     facts["test measured on"] = (

@@ -26,7 +26,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from r2d2c.diagnostics import Sink
+from r2d2c.diagnostics import Sink, suggest
 from r2d2c.source import Span
 from r2d2c.train.atomic import link_atomic, named, remove_partial, write_atomic
 from r2d2c.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -105,14 +105,18 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path, span: Span | None = None) -> RunFolder:
         """An existing run, cleared of half-written files; E523 if the folder is none."""
+        if path.is_file():
+            fix = "give the folder that `r2d2c train` wrote, as runs/NAME-001, or an archive of `r2d2c pack`"
+            refuse("E523", f"{path} is a file, and no run", span, fix=fix)
         if not path.is_dir():
-            refuse("E523", f"there is no run folder {path}", span)
+            refuse("E523", f"there is no run folder {path}", span, fix=_near(path))
         lacking = [
             name for name in ("spec.yaml", "lock.json", "metrics.jsonl") if not (path / name).is_file()
         ]
         lacking += [] if (path / "checkpoints").is_dir() else ["checkpoints/"]
         if lacking:
-            refuse("E523", f"{path} is not a run folder: it has no {', '.join(lacking)}", span)
+            text = f"{path} is not a run folder: it has no {', '.join(lacking)}"
+            refuse("E523", text, span, fix=_inside(path))
         for folder in (path, path / "checkpoints"):
             remove_partial(folder)
         run = cls(path)
@@ -233,6 +237,31 @@ class RunFolder:
 
     def _unreadable(self, name: str, error: Exception) -> NoReturn:
         refuse("E523", f"cannot read {self.path / name} of the run: {error}")
+
+
+def _runs(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if (entry / "lock.json").is_file())
+    except OSError:
+        return []
+
+
+def _near(path: Path) -> str | None:
+    """The run beside a path that there is not whose name is most like it."""
+    found = suggest(path.name, _runs(path.parent))
+    return f"did you mean `{path.parent / str(found.replacement)}`?" if found is not None else None
+
+
+def _inside(folder: Path) -> str | None:
+    """What a folder has that is no run itself: runs, a comparison's, a sweep's or a search's."""
+    for inner in (folder, folder / "trials", folder / "candidates", *sorted(folder.glob("*/"))):
+        names = _runs(inner)
+        if names:
+            return f"there are runs in it, as `{inner / names[-1]}`"
+        for other in sorted(inner.glob("*/")) if inner.name == "trials" else ():
+            if _runs(other):
+                return f"there are runs in it, as `{other / _runs(other)[0]}`"
+    return None
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ table.csv  table.md  sweep.png
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +21,8 @@ from typing import Any
 
 from r2d2c.diagnostics import Sink
 from r2d2c.driver import Checked
+from r2d2c.train import sweep_beat
+from r2d2c.train.compare_plan import check_seeds
 from r2d2c.train.events import Callbacks
 from r2d2c.train.interrupt import Interrupted, Request, catching
 from r2d2c.train.load import Request as Wanted
@@ -26,7 +30,9 @@ from r2d2c.train.load import data_text
 from r2d2c.train.resolved import resolved_text
 from r2d2c.train.run import Run, open_run
 from r2d2c.train.settings import overrides
+from r2d2c.train.sweep_beat import TakenError
 from r2d2c.train.sweep_board import Board, Outcome, Setting, SweepCallback
+from r2d2c.train.sweep_database import reachable
 from r2d2c.train.sweep_plan import base, check_arguments, folder_of, planned, refused, training_of
 from r2d2c.train.sweep_space import read_space
 from r2d2c.train.sweep_study import GRID, Asked, Store, claimed
@@ -124,6 +130,7 @@ def sweep(
     )
     if isinstance(seeds, int):
         seeds = range(checked.graph.seed, checked.graph.seed + seeds)
+    check_seeds(checked, seeds, found, request)
     asked = Asked(
         checked.name,
         resolved_text(checked),
@@ -163,7 +170,8 @@ def _run(
             for diagnostic in checked.diagnostics:
                 if diagnostic.severity == "warning":
                     listening("on_warning", board, diagnostic)
-            _Sweeping(job, asked, board, store, listening, unfit).run()
+            with reachable(store.shared):
+                _Sweeping(job, asked, board, store, listening, unfit).run()
         finally:
             store.close()
     return Sweep(folder, board, job.plugins)
@@ -206,6 +214,7 @@ class _Sweeping:
         self.active: set[tuple[int, int]] = set()  # settings and seeds that are being trained
         self.request = Request()
         self.said: set[str] = set()
+        self.looked = -math.inf  # when others were last looked for that share the database
 
     def run(self) -> None:
         from r2d2c.train.sweep_report import write_all
@@ -218,7 +227,7 @@ class _Sweeping:
         self.tell("on_sweep", board)
         try:
             # A signal between two trainings waits here for the next batch.
-            with catching() as self.request:
+            with catching() as self.request, store.alive():
                 self._train()
         except Interrupted:
             self.request.stop = True
@@ -231,6 +240,7 @@ class _Sweeping:
             raise Interrupted(self.place.folder, 0, 0)
 
     def _train(self) -> None:
+        self._look_around()
         todo = sum(setting.state == "waiting" for setting in self.board.settings.values())
         todo += 0 if self.asked.sampler == GRID else self.board.total - len(self.board.settings)
         count = min(self.board.workers, todo * len(self.board.seeds))
@@ -259,18 +269,21 @@ class _Sweeping:
             reasons = self.unfit.get(setting.label())
             if reasons is not None:
                 setting.state, setting.reasons = "refused", reasons
-                self.store.end(setting)
+                with suppress(TakenError):
+                    self.store.end(setting)
                 continue
             setting.state = "running"
             left = [seed for seed in self.board.seeds if seed not in setting.seeds]
             self.queue.extend(Job(setting.number, dict(setting.values), seed) for seed in left)
-            self._end_if_over(setting)  # one that was stopped between its last seed and its end
+            with suppress(TakenError):
+                self._end_if_over(setting)  # one that was stopped between its last seed and its end
         job = self.queue.popleft()
         self.active.add((job.number, job.seed))
         return job
 
     def _claimed(self) -> Setting | None:
         board = self.board
+        self._look_around()
         for number, known in sorted(board.settings.items()):
             if known.state == "waiting":
                 setting = self.store.claim(number)
@@ -281,14 +294,28 @@ class _Sweeping:
                 return setting
         if self.asked.sampler == GRID:
             return None
-        if self.store.shared:
-            mine = {n: s for n, s in board.settings.items() if s.state == "running"}
-            board.settings = self.store.settings() | mine
+        self._refresh()
         if len(board.settings) >= board.total:
             return None
         setting = self.store.draw()
         board.settings[setting.number] = setting
         return setting
+
+    def _look_around(self) -> None:
+        """Now and then: what other machines have done, and what they have left."""
+        if self.store.shared and time.monotonic() - self.looked >= sweep_beat.BEAT / 2:
+            self.looked = time.monotonic()
+            again = self.store.revive()
+            self._refresh()
+            for number in again:
+                if number in self.board.settings:
+                    self.tell("on_left", self.board, self.board.settings[number])
+
+    def _refresh(self) -> None:
+        if self.store.shared:
+            busy = {job.number for job in self.queue} | {number for number, _ in self.active}
+            mine = {n: s for n, s in self.board.settings.items() if n in busy}
+            self.board.settings = self.store.settings() | mine
 
     def hear(self, job: Job, said: Said) -> bool:
         """What a training says; whether it is to be given up."""
@@ -301,19 +328,34 @@ class _Sweeping:
         setting = self.board.settings[job.number]
         self.tell("on_epoch", self.board, setting, job.seed, said.epoch, said.value)
         judged = job.seed == self.board.seeds[0] and said.epoch < self.board.epochs
-        if judged and setting.state == "running" and self.store.report(setting, said.epoch, said.value):
-            setting.state = "pruned"
+        try:
+            if judged and setting.state == "running" and self.store.report(setting, said.epoch, said.value):
+                setting.state = "pruned"
+        except TakenError:
+            self._hand_over(setting)
+        if setting.state == "running" and self.store.lost(setting):
+            self._hand_over(setting)
         bad = setting.bad()
-        return setting.state == "pruned" or (bad is not None and bad[0] < job.seed)
+        return setting.state in ("pruned", "elsewhere") or (bad is not None and bad[0] < job.seed)
+
+    def _hand_over(self, setting: Setting) -> None:
+        """Leave a setting to the machine that has taken it since."""
+        setting.state = "elsewhere"
+        self.queue = deque(job for job in self.queue if job.number != setting.number)
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         setting = self.board.settings[job.number]
         self.active.discard((job.number, job.seed))
-        setting.seeds[job.seed] = outcome
-        self.store.note(setting, job.seed, outcome)
-        self._find_split()
-        self.tell("on_training", self.board, setting, job.seed, outcome)
-        self._end_if_over(setting)
+        if setting.state == "elsewhere":
+            return
+        try:
+            self.store.note(setting, job.seed, outcome)
+            setting.seeds[job.seed] = outcome
+            self._find_split()
+            self.tell("on_training", self.board, setting, job.seed, outcome)
+            self._end_if_over(setting)
+        except TakenError:
+            self._hand_over(setting)
 
     def _end_if_over(self, setting: Setting) -> None:
         """Put down the end of a setting, once all of its seeds have ended, or those up to a bad one."""

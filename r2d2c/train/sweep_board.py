@@ -136,6 +136,10 @@ class Setting:
         """The loss, or a metric, on a split."""
         return Interval.of(outcome.splits.get(split, {}).get(name) for outcome in self.done)
 
+    def epoch(self) -> Interval | None:
+        """Of the checkpoints that count."""
+        return Interval.of(outcome.epoch for outcome in self.done)
+
     def seconds(self) -> Interval | None:
         return Interval.of(outcome.seconds for outcome in self.done)
 
@@ -198,6 +202,9 @@ class SweepCallback:
 
     def on_training(self, board: Board, setting: Setting, seed: int, outcome: Outcome) -> None:
         """A training has ended."""
+
+    def on_left(self, board: Board, setting: Setting) -> None:
+        """A machine that shares the database had a setting and gives no sign any more; it is given out again."""
 
     def on_warning(self, board: Board, diagnostic: Diagnostic) -> None: ...
 

@@ -30,6 +30,7 @@ def _row(board: Board, setting: Setting) -> dict[str, Any]:
     }
     for split in board.splits:
         found[split] = {name: _interval(setting.measured(split, name)) for name in (*board.metrics, "loss")}
+    found["epoch"] = _interval(setting.epoch())
     found["seconds"] = _interval(setting.seconds())
     if setting.reasons:
         found["why"] = list(setting.reasons)
@@ -53,6 +54,7 @@ def csv_bytes(board: Board) -> bytes:
         for split in board.splits:
             for name, interval in found[split].items():
                 line |= _columns(f"{split} {name}", interval)
+        line |= {"epoch mean": (found["epoch"] or {}).get("mean")}
         line |= _columns("seconds", found["seconds"])
         lines.append(line | {"why": "; ".join(found.get("why", ()))})
     stream = io.StringIO(newline="")
@@ -77,7 +79,15 @@ def _shown(board: Board) -> list[tuple[str, str]]:
 def headings(board: Board) -> list[str]:
     """The columns of the table that people read."""
     named = [f"{split} {_short(name)}" for split, name in _shown(board)]
-    return ["setting", *board.keys, f"{board.split} {_short(board.monitor)}", *named, "seconds", ""]
+    counts = ["epoch"] if _sooner(board) else []
+    return ["setting", *board.keys, f"{board.split} {_short(board.monitor)}", *named, *counts, "seconds", ""]
+
+
+def _sooner(board: Board) -> bool:
+    """Whether the checkpoint that counts is of an epoch before the last one anywhere."""
+    return any(
+        outcome.epoch < board.epochs for setting in board.settings.values() for outcome in setting.done
+    )
 
 
 def _short(name: str) -> str:
@@ -92,6 +102,7 @@ def cells(board: Board) -> list[list[str]]:
             *(setting.values.get(key, "") for key in board.keys),
             spread(setting.value()),
             *(spread(setting.measured(split, name)) for split, name in _shown(board)),
+            *([_mean(setting.epoch())] if _sooner(board) else []),
             spread(setting.seconds(), ".1f"),
             remark(setting, board),
         ]
@@ -105,6 +116,10 @@ def spread(found: Interval | None, form: str = "") -> str:
         return "–"
     form = form or (".4f" if 1e-3 <= abs(found.mean) < 1000 else ".4g")
     return f"{found.mean:{form}}" + (f" ± {found.half:{form}}" if found.half is not None else "")
+
+
+def _mean(found: Interval | None) -> str:
+    return "–" if found is None else f"{found.mean:.1f}".removesuffix(".0")
 
 
 def remark(setting: Setting, board: Board) -> str:
@@ -139,6 +154,8 @@ def notes(board: Board) -> list[str]:
     if len(board.seeds) > 1:
         found.append(f"±: half of the {CONFIDENCE:.0%} confidence interval over the seeds, by Student's t.")
     found.append(f"ordered by {board.monitor} ({board.better} is better) on the {board.split} split.")
+    if _sooner(board):
+        found.append("epoch: of the checkpoint that counts, the best one; the mean over the seeds.")
     if board.count("pruned"):
         found.append("pruned: given up by the epochs of the first seed; shown is the last value seen.")
     found += [

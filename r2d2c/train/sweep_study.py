@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from r2d2c.seeds import seed_of
+from r2d2c.train import sweep_beat
 from r2d2c.train.atomic import write_atomic
 from r2d2c.train.refuse import refuse
+from r2d2c.train.sweep_beat import TakenError, attempts, beating, first, latest, once, repeat
 from r2d2c.train.sweep_board import Outcome, Setting
+from r2d2c.train.sweep_database import open_database, quiet, unreachable
 from r2d2c.train.sweep_space import Choices, Hole, Range, Space, number
 
 if TYPE_CHECKING:
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
-    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 FILE, DATABASE, LOCK = "sweep.json", "sweep.db", "sweep.lock"
@@ -38,6 +40,7 @@ _WORDS = {
     "seeds": "list of seeds",
     "storage": "database",
 }
+_GIVEN_UP = "each of {} machines that began with it gave no sign any more"
 _VALUES, _OWNER, _SEED, _STATE, _REASONS = "values", "owner", "seed ", "state", "reasons"
 
 
@@ -118,7 +121,11 @@ def claimed(folder: Path, asked: Asked, url: str | None = None) -> Iterator[str]
             )
         wrong = [key for key in claim if known.get(key) != claim[key]]
         if wrong:
-            notes = [f"{key}: {known.get(key)}, now {claim[key]}" for key in wrong if key != "spec"]
+            notes = [
+                f"{_WORDS.get(key, key)}: {_told(known.get(key))}, now {_told(claim[key])}"
+                for key in wrong
+                if key not in ("spec", "storage")
+            ]
             refuse(
                 "E642",
                 f"the sweep in {folder} has another {_WORDS.get(wrong[0], wrong[0])}",
@@ -143,6 +150,10 @@ def claimed(folder: Path, asked: Asked, url: str | None = None) -> Iterator[str]
         lock.close()
 
 
+def _told(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 class Store:
     """The trials of one sweep. url: of a shared database; None: SQLite in the folder."""
 
@@ -151,7 +162,7 @@ class Store:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.asked, self.owner, self.shared = asked, owner, url is not None
-        self.storage = _storage(url or f"sqlite:///{(folder / DATABASE).resolve()}", self.shared)
+        self.storage = open_database(url or f"sqlite:///{(folder / DATABASE).resolve()}", self.shared)
         name = "sweep"
         if self.shared:  # the same command on another machine finds it, and any other does not
             text = json.dumps(asked.claim(), sort_keys=True)
@@ -167,23 +178,31 @@ class Store:
         )
         self.name = name
         self.distributions = {key: _distribution(hole) for key, hole in asked.space.holes().items()}
+        self.held: dict[int, int] = {}  # the trials of the settings that were taken here
 
     def _reached(self, call: Callable[[], Study]) -> Study:
         try:
             return call()
         except Exception as error:  # every driver of a database has exceptions of its own
-            _unreachable(error, self.shared)
+            unreachable(error, self.shared)
 
     def close(self) -> None:
         with suppress(Exception):
             self.storage.remove_session()
-            self.storage.engine.dispose()  # type: ignore[attr-defined]
+            self.storage.engine.dispose()
 
     # -- reading
     def settings(self) -> dict[int, Setting]:
-        """All settings, by the numbers of their trials."""
-        found = (self._setting(trial) for trial in self._trials())
-        return {setting.number: setting for setting in found if setting is not None}
+        """All settings, by the numbers of their first trials."""
+        found = [self._setting(trial) for _, trial in sorted(latest(self._trials()).items())]
+        settings = {setting.number: setting for setting in found if setting is not None}
+        if self.asked.sampler == GRID:
+            # Two machines that begin at the same moment each put down the whole grid: the earlier trial counts.
+            each: dict[str, int] = {}
+            for number_of, setting in settings.items():
+                each.setdefault(setting.label(), number_of)
+            settings = {number_of: settings[number_of] for number_of in each.values()}
+        return settings
 
     def _trials(self) -> list[FrozenTrial]:
         return self.storage.get_all_trials(self.study._study_id, deepcopy=False)
@@ -199,13 +218,15 @@ class Store:
             for key, value in attributes.items()
             if key.startswith(_SEED)
         }
-        setting = Setting(trial.number, attributes[_VALUES], seeds=seeds)
+        setting = Setting(first(trial), attributes[_VALUES], seeds=seeds)
         setting.reasons = tuple(attributes.get(_REASONS, ()))
         if trial.state == TrialState.RUNNING:
             mine = not self.shared or attributes.get(_OWNER) == self.owner
             setting.state = "waiting" if mine else "elsewhere"
         elif trial.state != TrialState.WAITING:
-            setting.state = attributes.get(_STATE, "failed")
+            setting.state = attributes.get(_STATE, "elsewhere" if self.shared else "failed")
+            if self.shared and _STATE not in attributes and attempts(trial) >= sweep_beat.RETRIES:
+                setting.state, setting.reasons = "failed", (_GIVEN_UP.format(attempts(trial) + 1),)
         return setting
 
     # -- writing
@@ -234,18 +255,21 @@ class Store:
         self.study.add_trials(new)
 
     def claim(self, number_of: int) -> Setting | None:
-        """This trial, if nobody else has taken it; one that was begun here before is taken again."""
+        """This setting, if nobody else has taken it; one that was begun here before is taken again."""
         from optuna.trial import TrialState
 
-        trial = self._trials()[number_of]
+        trial = latest(self._trials())[number_of]
         known = self._setting(trial)
         if known is None or known.state != "waiting":
             return None
+        if self.shared:  # first, so that nothing is running that has no heart
+            self.storage.record_heartbeat(trial._trial_id)
         if trial.state == TrialState.WAITING and not self.storage.set_trial_state_values(
             trial._trial_id, state=TrialState.RUNNING
         ):
             return None
         self.storage.set_trial_user_attr(trial._trial_id, _OWNER, self.owner)
+        self.held[number_of] = trial._trial_id
         return self._setting(self.storage.get_trial(trial._trial_id))
 
     def draw(self) -> Setting:
@@ -255,60 +279,90 @@ class Store:
         self.study.sampler = SAMPLERS[self.asked.sampler](
             seed_of(self.asked.seeds[0], "sweep", count) % 2**32
         )
-        trial = self.study.ask(self.distributions)
+        with quiet():
+            trial = self.study.ask(self.distributions)
         holes = self.asked.space.holes()
         drawn = {key: _shown(value, holes[key]) for key, value in trial.params.items()}
+        if self.shared:
+            self.storage.record_heartbeat(trial._trial_id)
         trial.set_user_attr(_OWNER, self.owner)
         trial.set_user_attr(_VALUES, self.asked.space.values(drawn))
         found = self._setting(self.storage.get_trial(trial._trial_id))
         assert found is not None
+        self.held[found.number] = trial._trial_id
         return found
 
     def report(self, setting: Setting, epoch: int, value: float) -> bool:
-        """Put down a value of the first seed; whether the setting is to be pruned."""
-        trial = self._trials()[setting.number]
-        if epoch not in trial.intermediate_values:
-            self.storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
-        return self.study.pruner.prune(self.study, self.storage.get_trial(trial._trial_id))
+        """Put down a value of the first seed; whether the setting is to be pruned. `TakenError`: as for `note`."""
+        held = self.held[setting.number]
+        with _ours():
+            if epoch not in self.storage.get_trial(held).intermediate_values:
+                self.storage.set_trial_intermediate_value(held, epoch, value)
+        return self.study.pruner.prune(self.study, self.storage.get_trial(held))
 
     def note(self, setting: Setting, seed: int, outcome: Outcome) -> None:
-        """Put down what became of one training."""
-        trial = self._trials()[setting.number]
-        self.storage.set_trial_user_attr(trial._trial_id, f"{_SEED}{seed}", outcome.json())
+        """Put down what became of one training. `TakenError`: the setting is another machine's now."""
+        with _ours():
+            self.storage.set_trial_user_attr(self.held[setting.number], f"{_SEED}{seed}", outcome.json())
 
     def end(self, setting: Setting) -> None:
-        """Put down that a setting is over, as its ``state`` says."""
+        """Put down that a setting is over, as its ``state`` says. `TakenError`: as for `note`."""
         from optuna.trial import TrialState
 
-        trial, found = self._trials()[setting.number], setting.value()
-        self.storage.set_trial_user_attr(trial._trial_id, _STATE, setting.state)
-        if setting.reasons:
-            self.storage.set_trial_user_attr(trial._trial_id, _REASONS, list(setting.reasons))
+        held, found = self.held[setting.number], setting.value()
         state = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(setting.state, TrialState.FAIL)
         values = [found.mean] if found is not None and state != TrialState.FAIL else None
-        self.storage.set_trial_state_values(trial._trial_id, state=state, values=values)
+        with _ours():
+            self.storage.set_trial_user_attr(held, _STATE, setting.state)
+            if setting.reasons:
+                self.storage.set_trial_user_attr(held, _REASONS, list(setting.reasons))
+            self.storage.set_trial_state_values(held, state=state, values=values)
+
+    # -- machines that died
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """While the block runs, other machines see that what was taken here is being trained."""
+        if not self.shared:
+            yield
+            return
+        with beating(self.storage, self.study._study_id, (_OWNER, self.owner)):
+            yield
+
+    def lost(self, setting: Setting) -> bool:
+        """Whether another machine has taken a setting that was taken here before."""
+        from optuna.trial import TrialState
+
+        return self.shared and self.storage.get_trial(self.held[setting.number]).state != TrialState.RUNNING
+
+    def revive(self) -> list[int]:
+        """Give out again what a machine had that gives no sign any more; the numbers of these settings."""
+        from optuna.storages import fail_stale_trials
+        from optuna.trial import TrialState
+
+        # After a sleep the first look may come before the first beat: what is trained here is not left.
+        once(self.storage, self.study._study_id, (_OWNER, self.owner))
+        with quiet():
+            fail_stale_trials(self.study)
+        found = []
+        for number_of, trial in latest(self._trials()).items():
+            # What ends as it should has a word for it. A machine that failed a trial may have died before it added the
+            # next, so that the trials are asked, not who failed them.
+            left = trial.state == TrialState.FAIL and _STATE not in trial.user_attrs
+            if left and attempts(trial) < sweep_beat.RETRIES:
+                repeat(self.study, trial, {k: v for k, v in trial.user_attrs.items() if k != _OWNER})
+                found.append(number_of)
+        return found
 
 
-def _storage(url: str, shared: bool) -> BaseStorage:
-    from optuna.storages import RDBStorage
+@contextmanager
+def _ours() -> Iterator[None]:
+    """A trial that is over cannot be written to: another machine has failed it, and given it out again."""
+    from optuna.exceptions import UpdateFinishedTrialError
 
-    # Another process may be writing: wait for it.
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     try:
-        return RDBStorage(url, engine_kwargs=options)
-    except Exception as error:  # no driver, no server, no rights: SQLAlchemy has many
-        _unreachable(error, shared)
-
-
-def _unreachable(error: Exception, shared: bool) -> NoReturn:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    where = "--storage names" if shared else "the sweep is in"
-    refuse(
-        "E643",
-        f"the database that {where} cannot be used",
-        notes=[first],
-        fix="for example --storage sqlite:////shared/sweeps.db or postgresql://user@host/sweeps",
-    )
+        yield
+    except UpdateFinishedTrialError:
+        raise TakenError from None
 
 
 def _all(hole: Hole) -> Sequence[str]:

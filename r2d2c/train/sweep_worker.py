@@ -132,7 +132,8 @@ def train_one(
             if path.exists():
                 shutil.rmtree(path)  # one that was stopped before it had saved anything
             try:
-                checked = place.check(settings_of(job.values))
+                # With its seed: what is drawn may be impossible with this one alone.
+                checked = place.check((*settings_of(job.values), f"train.seed={job.seed}"))
             except CompileError as error:
                 return Outcome("refused", reasons=_texts(error))
             more: dict[str, Any] = {"backend": place.backend, "limit_batches": place.limit_batches}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+ONE = {"OMP_NUM_THREADS": "1"}
 TWO_TASKS = ROOT / "specs" / "tasks" / "two_tasks.yaml"
 
 BROKEN = """\
@@ -43,6 +46,40 @@ def r2d2c(
         timeout=300,
         check=False,
     )
+
+
+def interrupted(*arguments: str | Path, cwd: Path, at: str, everybody: bool = False) -> str:
+    """Run one command, send Ctrl-C after the first line of stdout with ``at`` in it; what it said on stderr.
+
+    everybody: the signal goes to all processes, as a terminal sends it.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "r2d2c", *map(str, arguments)],
+        cwd=cwd,
+        env={**_plain(), **ONE},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=everybody,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if at in line:
+                break
+        (os.killpg if everybody else os.kill)(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130 and "Traceback" not in said, said
+    return said
+
+
+def write_products(folder: Path, count: int = 60) -> None:
+    """``data.csv``: three normal numbers, and whether the first two have one sign."""
+    draw = random.Random(1)
+    lines = ["a,b,c,y"]
+    for _ in range(count):
+        a, b, c = (draw.gauss(0, 1) for _ in range(3))
+        lines.append(f"{a:.3f},{b:.3f},{c:.3f},{'yes' if a * b > 0 else 'no'}")
+    (folder / "data.csv").write_text("\n".join([*lines, ""]))
 
 
 def _plain() -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from r2d2c.cli.main import COMMANDS, MEANT
 from tests.e2e.command_line import BROKEN, TWO_TASKS, r2d2c
 
 HEAVY = ("torch", "numpy", "networkx", "matplotlib", "onnx", "sklearn")
@@ -78,6 +79,14 @@ def test_version() -> None:
     ("arguments", "said"),
     [
         (("chek", "x"), "No such command 'chek'. Did you mean 'check'?"),
+        (("init",), "No such command 'init'. Did you mean 'new'?"),
+        (
+            ("sweep", TWO_TASKS, "--sampler", "grids"),
+            "'--sampler': 'grids' is not one of 'grid', 'tpe', 'random'.",
+        ),
+        (("train", TWO_TASKS, "--epochs", "many"), "'--epochs': this should be a whole number"),
+        (("train", TWO_TASKS, "--resume", "x"), "--resume has the spec of the run: leave"),
+        (("train", TWO_TASKS, "--threads", "0"), "'--threads': this should be at least 1"),
         (("check",), "Missing argument 'SPEC'"),
         (("check", "--nope", "x"), "No such option: --nope"),
         (("explain", "E9999"), "there is no code E9999"),
@@ -97,6 +106,11 @@ def test_wrong_usage(arguments: tuple[str | Path, ...], said: str) -> None:
     assert said in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+
+
+def test_names_of_other_tools_are_told_ours() -> None:
+    commands = {row.name for row in COMMANDS}
+    assert set(MEANT.values()) <= commands | {"--help"} and not set(MEANT) & commands
 
 
 def test_no_argument_shows_help_as_wrong_usage() -> None:

@@ -133,7 +133,7 @@ def test_wrong_usage(chain: Path) -> None:
     for arguments, message in (
         ((chain,), "say which rules"),
         ((), "give a SPEC"),
-        ((chain, "--resume", "x"), "give a SPEC"),
+        ((chain, "--resume", "x"), "--resume has the spec of the comparison"),
         (("--resume", "x", "--epochs", "3"), "as it was started"),
         ((chain, "--credit", "direct", "--seeds", "0"), "--seeds"),
         ((chain, "--credit", "direct", "--backend", "onnx"), "does not train"),

@@ -1,17 +1,12 @@
 """`r2d2c evolve` as a process: a search in a terminal, one that is stopped by Ctrl-C, and what it refuses."""
 
 import json
-import os
-import random
-import signal
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.command_line import r2d2c
+from tests.e2e.command_line import ONE, interrupted, r2d2c, write_products
 
 SPEC = """\
 r2d2c: 1
@@ -35,16 +30,12 @@ train:
   optimizer: adam(lr=0.05)
   metrics: ["accuracy(logits, y)"]
 """
-ONE = {"OMP_NUM_THREADS": "1"}
 EVOLVE = ("evolve", "sums.yaml", "--population", "3", "--generations", "5", "--out", "search")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    draw = random.Random(1)
-    rows = [[draw.gauss(0, 1) for _ in range(3)] for _ in range(60)]
-    lines = [f"{a:.3f},{b:.3f},{c:.3f},{'yes' if a * b > 0 else 'no'}" for a, b, c in rows]
-    (tmp_path / "data.csv").write_text("\n".join(["a,b,c,y", *lines, ""]))
+    write_products(tmp_path)
     (tmp_path / "sums.yaml").write_text(SPEC)
     return tmp_path
 
@@ -56,22 +47,7 @@ def test_a_search_is_stopped_and_goes_on_to_the_same_end(folder: Path) -> None:
     assert len(wanted["candidates"]) == 16 and len(wanted["best"]) == 3
     assert wanted["test"].keys() == {"ensemble", "best"}
 
-    command = [sys.executable, "-u", "-m", "r2d2c", *EVOLVE]
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, **ONE},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        for line in process.stdout:
-            if line.startswith("generation 0"):
-                process.send_signal(signal.SIGINT)
-                break
-        said = process.stderr.read()
-        assert process.wait(60) == 130
+    said = interrupted(*EVOLVE, cwd=folder, at="generation 0: best")
     assert "Go on with the same command and --out search" in said
     with sqlite3.connect(folder / "search" / "evolve.db") as store:
         states = [state for (state,) in store.execute("SELECT state FROM candidate")]

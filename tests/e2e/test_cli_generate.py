@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.e2e.command_line import r2d2c
+from tests.e2e.command_line import ONE, r2d2c
 
 SPEC = """\
 r2d2c: 1
@@ -29,7 +29,6 @@ tasks:
 outputs: {logits: predict.logits}
 train: {data: "text:tale.txt?length=16", epochs: 20, batch_size: 16, optimizer: adam(lr=0.01)}
 """
-ONE = {"OMP_NUM_THREADS": "1"}
 
 
 def test_a_text_goes_on(tmp_path: Path) -> None:
@@ -50,6 +49,14 @@ def test_a_text_goes_on(tmp_path: Path) -> None:
         "top_k": 1,
         "seed": 3,
     }
+    packed = r2d2c("pack", "run", cwd=tmp_path, env=ONE)
+    assert packed.returncode == 0, packed.stderr
+    assert "r2d2c inspect run.r2d2c" in packed.stdout
+    (tmp_path / "run").rename(tmp_path / "away")
+    words = ("generate", "run.r2d2c", *words[2:])
+    done = r2d2c(*words, "--temperature", "0", cwd=tmp_path, env=ONE)
+    assert (done.stdout, done.stderr) == ("abc ä\nabc ä\n\n", "")
+    (tmp_path / "away").rename(tmp_path / "run")
     done = r2d2c("generate", "run", "--prompt", "xyz", cwd=tmp_path, env=ONE)
     assert done.returncode == 1 and done.stdout == ""
     assert "error[E538]: the prompt has characters that the model has never read: `x` `y` `z`" in done.stderr

@@ -55,6 +55,14 @@ def test_pack_and_all_that_read_it(
     run("train", "--resume", "one.r2d2c", "--epochs", 3, "--out", "mine", "--quiet", "--threads", 1)
     assert "as it was started" in run("train", "--resume", "one", "--out", "mine", expect=2)
     assert "two_tasks: " in run("train", TWO, "--from", "one.r2d2c", "-o", "begun", "--epochs", 0)
+    assert "`one.r2d2c` is the archive of a run, not a spec" in run("train", "one.r2d2c", expect=1)
+    assert "it is a run: `r2d2c train --resume one` goes on with it" in run("train", "one", expect=1)
+    for command in ("predict", "replay", "pack"):
+        assert "spec.yaml is a file, and no run" in run(command, "one/spec.yaml", expect=1)
+        assert "did you mean `runs/one-001`?" in run(command, "runs/one-01", expect=1)
+    assert "there are runs in it, as `runs/one-001`" in run("eval", "runs", expect=1)
+    assert "did you mean `runs/one-001`?" in run("eval", "runs/one-01", expect=1)
+    assert "one/spec.yaml is no Python file" in run("train", TWO, "--plugin", "one/spec.yaml", expect=1)
     (tmp_path / "bad.r2d2c").write_text("no archive")
     for command in ("eval", "predict", "inspect", "graph"):
         assert "error[E620]: cannot open bad.r2d2c" in run(command, "bad.r2d2c", expect=1)

@@ -1,12 +1,11 @@
 """`r2d2c replay` as a process: op graphs that grew in a run, rebuilt from its log."""
 
 import json
-import random
 import re
 from pathlib import Path
 
 from r2d2c.train.checkpoint import load_checkpoint, save_checkpoint
-from tests.e2e.command_line import r2d2c
+from tests.e2e.command_line import ONE, r2d2c, write_products
 
 SPEC = """\
 r2d2c: 1
@@ -28,14 +27,10 @@ tasks:
 outputs: {logits: classify.logits}
 train: {data: "csv:data.csv?target=y", epochs: 3, batch_size: 16, optimizer: adam(lr=0.05)}
 """
-ONE = {"OMP_NUM_THREADS": "1"}
 
 
 def test_a_run_is_rebuilt_from_its_log(tmp_path: Path) -> None:
-    draw = random.Random(1)
-    rows = [[draw.gauss(0, 1) for _ in range(3)] for _ in range(40)]
-    lines = [f"{a:.3f},{b:.3f},{c:.3f},{'yes' if a * b > 0 else 'no'}" for a, b, c in rows]
-    (tmp_path / "data.csv").write_text("\n".join(["a,b,c,y", *lines, ""]))
+    write_products(tmp_path, 40)
     (tmp_path / "sums.yaml").write_text(SPEC)
     done = r2d2c("train", "sums.yaml", "--out", "run", cwd=tmp_path, env=ONE)
     assert done.returncode == 0, done.stderr
@@ -57,6 +52,18 @@ def test_a_run_is_rebuilt_from_its_log(tmp_path: Path) -> None:
     assert (found["rounds"], found["equal"], found["differences"]) == (2, True, [])
     assert (found["inputs"], found["capacity"], len(found["nodes"])) == (3, 9, 4)
     assert {node["round"] for node in found["nodes"]} <= {0, 1, 2}
+
+    whole = r2d2c("replay", "run", cwd=tmp_path, env=ONE).stdout
+    graph = r2d2c("graph", "run", "--as", "json", cwd=tmp_path, env=ONE).stdout
+    assert any("gauss" in line for line in graph.splitlines())
+    assert r2d2c("pack", "run", cwd=tmp_path, env=ONE).returncode == 0
+    (tmp_path / "run").rename(tmp_path / "away")
+    done = r2d2c("replay", "run.r2d2c", cwd=tmp_path, env=ONE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, whole, "")
+    done = r2d2c("graph", "run.r2d2c", "--as", "json", cwd=tmp_path, env=ONE)
+    assert (done.returncode, done.stdout) == (0, graph)
+    done = r2d2c("export", "run.r2d2c", "-o", "sums.onnx", cwd=tmp_path, env=ONE)
+    assert done.returncode == 0 and (tmp_path / "sums.onnx").stat().st_size > 100, done.stderr
 
 
 def test_a_log_that_does_not_fit_is_told(tmp_path: Path) -> None:

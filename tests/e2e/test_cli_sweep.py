@@ -2,16 +2,11 @@
 
 import csv
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.command_line import r2d2c
+from tests.e2e.command_line import ONE, interrupted, r2d2c, write_products
 
 SPEC = """\
 r2d2c: 1
@@ -32,7 +27,6 @@ train:
   optimizer: sgd(lr=0.1)
   metrics: ["accuracy(logits, y)"]
 """
-ONE = {"OMP_NUM_THREADS": "1"}
 OVER = (
     "--over",
     "dims.H=2,5",
@@ -48,10 +42,7 @@ SWEEP = ("sweep", "sums.yaml", *OVER)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    draw = random.Random(1)
-    rows = [[draw.gauss(0, 1) for _ in range(3)] for _ in range(60)]
-    lines = [f"{a:.3f},{b:.3f},{c:.3f},{'yes' if a * b > 0 else 'no'}" for a, b, c in rows]
-    (tmp_path / "data.csv").write_text("\n".join(["a,b,c,y", *lines, ""]))
+    write_products(tmp_path)
     (tmp_path / "sums.yaml").write_text(SPEC)
     return tmp_path
 
@@ -75,24 +66,10 @@ def test_a_sweep_is_stopped_and_goes_on_to_the_same_end(folder: Path) -> None:
     assert [row["state"] for row in wanted] == ["done", "done", "failed", "failed"]
     assert f"r2d2c eval whole/trials/{wanted[0]['setting']}/seed-0" in whole.stdout
 
-    command = [sys.executable, "-u", "-m", "r2d2c", *SWEEP, "--out", "stopped", "--workers", "2"]
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, **ONE},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        for line in process.stdout:
-            if line.startswith("setting "):
-                os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes
-                break
-        said = process.stderr.read()
-        assert process.wait(60) == 130, said
-    assert said.strip().endswith("Go on with the same command and --out stopped") and "Traceback" not in said
+    said = interrupted(
+        *SWEEP, "--out", "stopped", "--workers", "2", cwd=folder, at="setting ", everybody=True
+    )
+    assert said.strip().endswith("Go on with the same command and --out stopped")
 
     done = r2d2c(*SWEEP, "--out", "stopped", "--format", "json", cwd=folder, env=ONE)
     assert done.returncode == 0, done.stderr

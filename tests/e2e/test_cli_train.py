@@ -206,3 +206,17 @@ def test_bars_on_a_terminal(tmp_path: Path) -> None:
     assert re.search(r"epoch 1/2  encode .* samples/s", text)
     done = r2d2c(tmp_path, "train", SPEC, "--out", "quiet", "--epochs", 1, "--limit-batches", 1, "--quiet")
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_early_stopping_is_said(tmp_path: Path) -> None:
+    """When it happens and at the end; not where the last epoch is the one that was asked for."""
+    still = ("--set", "train.optimizer=sgd(lr=0.0)", "--set", "train.early_stop=2", "--limit-batches", "2")
+    done = r2d2c(tmp_path, "train", SPEC, *still, "--epochs", 9, "-o", "run")
+    text = "stopped early after epoch 3: loss was no better for 2 epochs"
+    shown = done.stdout.splitlines()
+    assert shown[5] == text and shown.count(text) == 2, done.stdout
+    assert "two_tasks: 3 epochs" in shown
+    done = r2d2c(tmp_path, "train", SPEC, *still, "--epochs", 3, "-o", "whole")
+    assert "stopped early" not in done.stdout + (tmp_path / "whole" / "summary.txt").read_text()
+    quiet = r2d2c(tmp_path, "train", SPEC, *still, "--epochs", 9, "-o", "quiet", "-q")
+    assert quiet.stdout == ""

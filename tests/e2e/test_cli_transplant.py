@@ -1,12 +1,11 @@
 """`r2d2c train --from` as a process: a run that goes on as another model."""
 
 import json
-import random
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.command_line import r2d2c
+from tests.e2e.command_line import ONE, r2d2c, write_products
 
 SPEC = """\
 r2d2c: 1
@@ -33,15 +32,11 @@ SECOND = """\
     distance: cross_entropy(guess, y)
 outputs: {logits: classify.logits, guess: again.guess}
 """
-ONE = {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    draw = random.Random(1)
-    rows = [[draw.gauss(0, 1) for _ in range(3)] for _ in range(40)]
-    lines = [f"{a:.3f},{b:.3f},{c:.3f},{'yes' if a * b > 0 else 'no'}" for a, b, c in rows]
-    (tmp_path / "data.csv").write_text("\n".join(["a,b,c,y", *lines, ""]))
+    write_products(tmp_path, 40)
     (tmp_path / "first.yaml").write_text(SPEC)
     more = SPEC.replace("outputs: {logits: classify.logits}\n", SECOND).replace("H: 5", "H: 8")
     (tmp_path / "second.yaml").write_text(more.replace("capacity: 9", "capacity: 16"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
-from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import r2d2c
+from r2d2c.cli.compare_progress import PlainBoard
 from r2d2c.diagnostics import CompileError
 from r2d2c.train.checkpoint import load_checkpoint
 from r2d2c.train.compare import compare, split_credits
@@ -53,12 +54,7 @@ ACCURACY = "accuracy(logits, y)"
 FILES = {"compare.json", "spec.yaml", "table.csv", "table.md", "angles.csv", "curves.svg", "curves.png"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -300,6 +296,16 @@ def test_a_signal_between_two_trainings_waits_for_the_next(spec: Path, tmp_path:
     run = r2d2c.open_run(tmp_path / "out" / "feedback" / "seed-0")
     assert run.metrics == [] and run.files.has("last")
     assert [row["state"] for row in compare(resume=tmp_path / "out").table] == ["done", "done"]
+
+
+def test_a_rule_that_stops_early_is_told(spec: Path, tmp_path: Path) -> None:
+    """On a validation split, nothing gets better without steps."""
+    settings, stream = ["train.early_stop=2", "train.optimizer=sgd(lr=0.0)"], StringIO()
+    out = tmp_path / "out"
+    options: dict[str, Any] = {"seeds": 1, "epochs": 9, "limit_batches": 1, "angles": False}
+    compare(spec, "backprop", out=out, settings=settings, callbacks=[PlainBoard(stream)], **options)
+    lines = [line for line in stream.getvalue().splitlines() if " epoch " in line]
+    assert len(lines) == 3 and [line.endswith("  stopped early") for line in lines] == [False, False, True]
 
 
 def test_data_from_python_has_to_be_given_again(spec: Path, tmp_path: Path) -> None:

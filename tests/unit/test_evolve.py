@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from r2d2c.train.evolve_worker import Job, Maker, Place
 from r2d2c.train.growth_log import differences
 from r2d2c.train.interrupt import Interrupted
 from r2d2c.train.replay import replay
+from tests.unit.runs import write_table
 
 SPEC = """\
 r2d2c: 1
@@ -62,23 +61,13 @@ GROWN = SPEC.replace(
 WEIGHT, SMALL = "classify.logits.linear.weight", {"population": 3, "generations": 2}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp("evolve")
-    draw = random.Random(0)
-    lines = ["a,b,c,y"]
-    for _ in range(60):
-        a, b, c = (round(draw.gauss(0, 1), 3) for _ in range(3))
-        lines.append(f"{a},{b},{c},{'yes' if a * b + 0.3 * c > 0 else 'no'}")
-    (made / "data.csv").write_text("\n".join([*lines, ""]))
+    write_table(made / "data.csv", "abc", 60, lambda v: "yes" if v[0] * v[1] + 0.3 * v[2] > 0 else "no")
     (made / "sums.yaml").write_text(SPEC)
     (made / "grown.yaml").write_text(GROWN)
     return made
@@ -408,3 +397,4 @@ def test_specs_with_nothing_to_change_are_refused(folder: Path, tmp_path: Path, 
     (folder / "fixed.yaml").write_text(text)
     with pytest.raises(CompileError, match=r"E576.*has no op graph that can change"):
         evolve(folder / "fixed.yaml", out=tmp_path / "out", **SMALL)
+    assert not (tmp_path / "out").exists()

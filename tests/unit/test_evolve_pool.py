@@ -20,6 +20,7 @@ from r2d2c.train.evolve_pool import Pool
 from r2d2c.train.evolve_store import Candidate
 from r2d2c.train.evolve_worker import Job, Maker, Place, Result
 from r2d2c.train.interrupt import Request
+from tests.unit.runs import write_table
 from tests.unit.test_evolve import SPEC
 
 TIMEOUT = 120  # seconds that a process may take to start
@@ -32,11 +33,7 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Maker]:
     torch.set_num_threads(1)
     folder: Path = tmp_path_factory.mktemp("pool")
     draw = random.Random(0)
-    lines = [
-        f"{','.join(f'{draw.gauss(0, 1):.3f}' for _ in range(3))},{draw.choice(['yes', 'no'])}"
-        for _ in range(60)
-    ]
-    (folder / "data.csv").write_text("\n".join(["a,b,c,y", *lines, ""]))
+    write_table(folder / "data.csv", "abc", 60, lambda _: draw.choice(["yes", "no"]), draw)
     (folder / "sums.yaml").write_text(SPEC)
     evolve(folder / "sums.yaml", out=folder / "search", population=2, generations=0)
     yield Maker(Place(folder / "search", folder, "sums.yaml", 1, 1))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from r2d2c.train.growth_log import GrowthLog, differences, of_data, rebuild, to_
 from r2d2c.train.growth_scores import Watch, scores
 from r2d2c.train.interrupt import Interrupted
 from r2d2c.train.replay import replay
+from tests.unit.runs import StopAt, assert_same_run, three_classes, write_table
 
 SPEC = """\
 r2d2c: 1
@@ -73,24 +71,13 @@ STILL = (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp("growth")
-    draw = random.Random(0)
-    lines = ["a,b,c,d,y"]
-    for _ in range(70):
-        values = [round(draw.gauss(0, 1), 3) for _ in range(4)]
-        label = int(values[0] * values[1] > 0) + int(values[2] > 0.5)
-        lines.append(",".join([*map(str, values), f"c{label}"]))
-    (made / "data.csv").write_text("\n".join(lines) + "\n")
+    write_table(made / "data.csv", "abcd", 70, three_classes)
     (made / "spec.yaml").write_text(SPEC)
     return made
 
@@ -109,34 +96,6 @@ def whole(folder: Path) -> Path:
 
 def log_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "mutations.jsonl").read_text().splitlines()]
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    """Weights, topology, optimizer, log and metrics, to the last bit."""
-    one, other = (load_checkpoint(run / "checkpoints" / "last.safetensors") for run in (a, b))
-    assert one.model.keys() == other.model.keys()
-    assert all(torch.equal(one.model[name], other.model[name]) for name in one.model)
-    assert one.optimizers.keys() == other.optimizers.keys() != set()
-    for key, packed in one.optimizers.items():
-        assert packed.tensors.keys() == other.optimizers[key].tensors.keys() != set()
-        assert all(torch.equal(t, other.optimizers[key].tensors[n]) for n, t in packed.tensors.items())
-    assert one.state["growth"] == other.state["growth"]
-    assert (a / "mutations.jsonl").read_bytes() == (b / "mutations.jsonl").read_bytes()
-    for left, right in zip(*(r2d2c.open_run(run).metrics for run in (a, b)), strict=True):
-        assert {k: v for k, v in left.items() if k not in ("seconds", "rate")} == {
-            k: v for k, v in right.items() if k not in ("seconds", "rate")
-        }
-
-
-class StopAt:
-    """Ctrl-C after a batch of an epoch."""
-
-    def __init__(self, epoch: int, batch: int) -> None:
-        self.at = (epoch, batch)
-
-    def on_step(self, step: Any) -> None:
-        if (step.epoch, step.batch) == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 class Keep:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 import r2d2c
 from r2d2c.mutate import Add, Prune, mutate
 from r2d2c.train.checkpoint import load_checkpoint
+from tests.unit.runs import three_classes, write_table
 from tests.unit.test_growth_loops import BODY, HEAD, TASK, TRAIN, batch, grower
 
 FLAT = (
@@ -31,14 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_rounds_of_a_training_are_those_of_eager(tmp_path: Path) -> None:
-    draw = random.Random(0)
-    lines = ["a,b,c,d,y"]
-    for _ in range(64):
-        values = [round(draw.gauss(0, 1), 3) for _ in range(4)]
-        lines.append(
-            ",".join([*map(str, values), f"c{int(values[0] * values[1] > 0) + int(values[2] > 0.5)}"])
-        )
-    (tmp_path / "data.csv").write_text("\n".join(lines) + "\n")
+    write_table(tmp_path / "data.csv", "abcd", 64, three_classes)
     # Not adam: where a gradient is 0 but for rounding, it makes a step of the rounding.
     (tmp_path / "spec.yaml").write_text(FLAT + TRAIN.replace("adam(lr=0.01)", "sgd(lr=0.05)"))
     runs = {name: tmp_path / name for name in ("eager", "inductor")}

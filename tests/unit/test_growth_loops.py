@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from r2d2c.train.growth_scores import Watch, scores
 from r2d2c.train.replay import replay
 from r2d2c.verify.op_graphs import find_readers
 from tests.unit.op_graph_oracle import by_hand
+from tests.unit.runs import three_classes, write_table
 
 HEAD = """\
 r2d2c: 1
@@ -198,14 +198,7 @@ def test_a_loop_where_samples_halt(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp("loops")
-    draw = random.Random(0)
-    lines = ["a,b,c,d,y"]
-    for _ in range(70):
-        values = [round(draw.gauss(0, 1), 3) for _ in range(4)]
-        lines.append(
-            ",".join([*map(str, values), f"c{int(values[0] * values[1] > 0) + int(values[2] > 0.5)}"])
-        )
-    (made / "data.csv").write_text("\n".join(lines) + "\n")
+    write_table(made / "data.csv", "abcd", 70, three_classes)
     (made / "spec.yaml").write_text(SPEC)
     return made
 

@@ -33,7 +33,8 @@ from r2d2c.train.growth_places import points
 from r2d2c.train.growth_scores import Seen
 from r2d2c.train.interrupt import Interrupted
 from r2d2c.train.replay import replay
-from tests.unit.test_growth import Keep, StopAt, assert_same_run, log_of
+from tests.unit.runs import StopAt, assert_same_run
+from tests.unit.test_growth import Keep, log_of
 
 SPECS = Path(__file__).parents[2] / "specs" / "growth"
 Point = tuple[float, float, float]
@@ -56,12 +57,7 @@ WIRES: dict[str, tuple[Formula, Callable[[Point, Point], bool]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def grown(

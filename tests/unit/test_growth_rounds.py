@@ -27,21 +27,11 @@ from r2d2c.train.growth_surgeon import Surgeon
 from r2d2c.train.interrupt import Interrupted
 from r2d2c.train.replay import replay
 from tests.unit.mutation_oracle import make, outputs, some_x, weights
-from tests.unit.test_growth import (
-    GROW,
-    SPEC,
-    Keep,
-    StopAt,
-    _NoOptimizer,
-    assert_same_run,
-    batch,
-    folder,
-    log_of,
-    one_thread,
-    trained,
-)
+from tests.unit.runs import StopAt, assert_same_run
+from tests.unit.test_growth import GROW, SPEC, Keep, _NoOptimizer, batch, folder, log_of, trained
 
-__all__ = ["folder", "one_thread"]  # fixtures
+__all__ = ["folder"]  # a fixture
+pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHT, BIAS = "classify.logits.linear.weight", "classify.logits.linear.bias"
 # Twins, a multiple, a sum with a number, and ops that read them.
 RELATED = """\

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from base64 import b64decode
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import pytest
 import r2d2c
 from r2d2c.html import box, colored_table, details, paragraph, table
 from r2d2c.train.run import Run
+from tests.unit.runs import write_table
 
 EVIL = "<script>alert(1)</script>"
 SPEC = """\
@@ -95,10 +95,7 @@ def read(html: str) -> Page:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp("notebook")
-    draw = random.Random(0)
-    rows = [[round(draw.gauss(0, 1), 3) for _ in range(3)] for _ in range(60)]
-    lines = [f"{a},{b},{c},{'yes' if a > 0 else 'no'}" for a, b, c in rows]
-    (made / "data.csv").write_text("\n".join(["a,b,c,y", *lines, ""]))
+    write_table(made / "data.csv", "abc", 60, lambda values: "yes" if values[0] > 0 else "no")
     (made / "shown.yaml").write_text(SPEC)
     return made
 

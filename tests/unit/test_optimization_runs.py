@@ -1,9 +1,7 @@
 """Runs with optimizers by parameter, clipping, accumulation, early stopping and fewer bits: exact resume, summaries."""
 
 import json
-import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from r2d2c.train.checkpoint import load_checkpoint
 from r2d2c.train.interrupt import Interrupted
 from r2d2c.train.precision import around, prepare
 from r2d2c.train.settings import read_settings
+from tests.unit.runs import StopAt, assert_same_run, rows
 
 SPECS = Path(__file__).parents[2] / "specs"
 TIMES = ("seconds", "rate")
@@ -52,44 +51,7 @@ train:
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-class StopAt:
-    """Sends SIGINT in one batch of one epoch."""
-
-    def __init__(self, epoch: int, batch: int) -> None:
-        self.at = epoch, batch
-
-    def on_step(self, step: Any) -> None:
-        if (step.epoch, step.batch) == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    """Bit for bit, but for times."""
-    assert rows(a) == rows(b)
-    one, two = (load_checkpoint(run / "checkpoints" / "last.safetensors") for run in (a, b))
-    for mine, theirs in ((one.model, two.model), (one.rng.tensors, two.rng.tensors)):
-        assert mine.keys() == theirs.keys()
-        for name, tensor in mine.items():
-            assert torch.equal(tensor, theirs[name]), name
-    assert one.optimizers.keys() == two.optimizers.keys()
-    for key, packed in one.optimizers.items():
-        assert packed.scalars == two.optimizers[key].scalars
-        for name, tensor in packed.tensors.items():
-            assert torch.equal(tensor, two.optimizers[key].tensors[name]), name
-    assert {**one.state, "seconds": 0} == {**two.state, "seconds": 0}
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def spec(folder: Path, *lines: str) -> Path:
@@ -200,13 +162,22 @@ def test_sequences_in_parts_make_one_step(tmp_path: Path) -> None:
 def test_training_stops_when_nothing_gets_better(tmp_path: Path) -> None:
     lines = ("early_stop: 2", "split: 0.1", "schedule: multistep(at=2, gamma=1e-9)", "monitor: classify")
     path = spec(tmp_path, *lines)
-    run = r2d2c.train(path, out=tmp_path / "run", epochs=40)
+    stops: list[Any] = []
+
+    class Hearing:
+        def on_epoch(self, info: Any) -> None:
+            stops.append(info.stop)
+
+    run = r2d2c.train(path, out=tmp_path / "run", epochs=40, callbacks=[Hearing()])
     state = run.files.load().state
     assert state["finished"]
     assert state["epoch"] == state["stopped"] < 40
     assert state["stale"] == 2
     assert state["best"]["epoch"] == state["stopped"] - 2
-    assert f"after epoch {state['stopped']}, 2 without progress" in run.summary
+    text = f"after epoch {state['stopped']}: classify was no better for 2 epochs"
+    assert f"stopped early: {text}" in run.summary
+    assert [str(stop) for stop in stops if stop is not None] == [f"stopped early {text}"]
+    assert len(stops) == state["stopped"] and stops[-1] is not None
     assert [r["split"] for r in run.metrics][-1] == "test"
     assert len([r for r in run.metrics if r["split"] == "train"]) == state["stopped"]
     with pytest.raises(CompileError, match=r"E548.*is finished: it has \d+ of 40 epochs, and stopped early"):

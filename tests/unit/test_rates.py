@@ -1,7 +1,5 @@
 """Learning rates by group: what `rates` means, its mistakes, every group's rate at every moment, exact resume."""
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from r2d2c.train.optimizers import OPTIMIZERS
 from r2d2c.train.rates import by_parameter
 from r2d2c.train.settings import Settings, read_settings
 from r2d2c.train.stepper import Kind, Stepper, plan_groups
+from tests.unit.runs import StopAt
 
 HEAD = """\
 r2d2c: 1
@@ -64,12 +63,7 @@ NAMES = (
 RATES = '  rates:\n    t1.r: 0.1\n    "*.synthetic": 10\n    t2: 1/2\n    t2.h.linear_2: 0\n'
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def settings_of(text: str, *settings: str) -> Settings | list[str]:
@@ -311,17 +305,6 @@ def test_clipping_does_not_look_at_what_stays() -> None:
 
 
 # -- runs
-
-
-class StopAt:
-    """Sends SIGINT in one batch of one epoch."""
-
-    def __init__(self, epoch: int, batch: int) -> None:
-        self.at = epoch, batch
-
-    def on_step(self, step: Any) -> None:
-        if (step.epoch, step.batch) == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize("epoch", [0, 2])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-import random
 import signal
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,63 +20,23 @@ from r2d2c.train.sweep import Sweep, sweep
 from r2d2c.train.sweep_board import Board, Interval, Outcome, Setting, student_t
 from r2d2c.train.sweep_space import Choices, Range, read_space, settings_of
 from r2d2c.train.sweep_study import Asked, Store, claimed
+from tests.unit.sweep_specs import OVER, told, write_sums
 
-SPEC = """\
-r2d2c: 1
-model: sums
-dims: {H: 4}
-inputs: {x: "f32[B, 3]"}
-targets: {y: "i64[B]"}
-tasks:
-  encode:
-    behavior: h = tanh(linear(x, H))
-    distance: mean(square(h)) * 0.01
-  classify:
-    behavior: logits = linear(encode.h, 2)
-    distance: cross_entropy(logits, y)
-outputs: {logits: classify.logits}
-train:
-  data: csv:data.csv?target=y
-  batch_size: 16
-  epochs: 2
-  split: 0.3
-  optimizer: sgd(lr=0.1)
-  metrics: ["accuracy(logits, y)"]
-"""
 LABEL = "accuracy(logits, y)"
-OVER = {"credit": ["backprop", "local"], "dims.H": [2, 5]}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made: Path = tmp_path_factory.mktemp("sweep")
-    draw = random.Random(0)
-    lines = ["a,b,c,y"]
-    for _ in range(60):
-        a, b, c = (round(draw.gauss(0, 1), 3) for _ in range(3))
-        lines.append(f"{a},{b},{c},{'yes' if a + 0.3 * c > 0 else 'no'}")
-    (made / "data.csv").write_text("\n".join([*lines, ""]))
-    (made / "sums.yaml").write_text(SPEC)
-    return made
+    return write_sums(tmp_path_factory.mktemp("sweep"))
 
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Sweep:
     """A grid in one go, in this process."""
     return sweep(folder / "sums.yaml", OVER, seeds=2, out=folder / "whole", threads=1)
-
-
-def told(found: Sweep) -> list[dict[str, Any]]:
-    """The table without times."""
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in found.rows]
 
 
 def read(*texts: str) -> Any:
@@ -240,6 +198,8 @@ def test_the_files(whole: Sweep, tmp_path: Path) -> None:
         lines = list(csv.DictReader(stream))
     assert [int(line["setting"]) for line in lines] == [row["setting"] for row in whole.rows]
     assert float(lines[0][f"validation {LABEL} mean"]) == whole.rows[0]["value"]["mean"]
+    epochs = [int(o.epoch) for o in whole.board.settings[whole.rows[0]["setting"]].done]
+    assert float(lines[0]["epoch mean"]) == statistics.fmean(epochs) and set(epochs) <= {1, 2}
     assert float(lines[0][f"test {LABEL} high"]) == whole.rows[0]["test"][LABEL]["high"]
     text = (whole.folder / "table.md").read_text()
     assert text.count("\n| ") == 6 and "| `local` | `5` |" in text
@@ -344,6 +304,9 @@ def test_another_sweep_in_the_folder(folder: Path, whole: Sweep) -> None:
             sweep(folder / "sums.yaml", over, **{"seeds": 2, "out": whole.folder, **more})
         (diagnostic,) = caught.value.diagnostics
         assert diagnostic.code == "E642" and f"has another {said}" in diagnostic.message
+        assert said != "--over" or diagnostic.notes == (
+            "--over: credit=backprop,local dims.H=2,5, now credit=backprop,local dims.H=2,6",
+        )
     asked = Asked("sums", "", read("dims.H=1,2"), (0,))
     with claimed(folder, asked), pytest.raises(CompileError) as caught, claimed(folder, asked):
         pass

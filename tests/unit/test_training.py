@@ -1,9 +1,5 @@
 """Training: settings, groups of visits, exactness of early steps and of resume, guards, inferred dims."""
 
-import json
-import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ from r2d2c.train.resolved import resolved_text
 from r2d2c.train.run import next_folder
 from r2d2c.train.settings import Settings, read_settings
 from r2d2c.train.stepper import GROUP, Stepper, plan_groups
+from tests.unit.runs import StopAt, assert_same_run, rows
 
 SPECS = Path(__file__).parents[2] / "specs"
 TWO = SPECS / "tasks" / "two_tasks.yaml"
@@ -59,12 +56,7 @@ train:
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def noisy(folder: Path, **changes: str) -> Path:
@@ -81,39 +73,6 @@ def settings_of(train: str) -> Settings | list[str]:
     checked = r2d2c.loads(NOISY.partition("train:")[0] + "train:\n" + train)
     found = read_settings(checked, sink)
     return found if found is not None else [str(d).removeprefix("<spec>:") for d in sink.diagnostics]
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    """Bit for bit: parameters, statistics, optimizer state, random states, metrics but for times."""
-    assert rows(a) == rows(b)
-    one, two = (load_checkpoint(run / "checkpoints" / "last.safetensors") for run in (a, b))
-    assert one.model.keys() == two.model.keys()
-    for name, tensor in one.model.items():
-        assert torch.equal(tensor, two.model[name]), name
-    assert one.optimizers.keys() == two.optimizers.keys()
-    for key, packed in one.optimizers.items():
-        assert packed.scalars == two.optimizers[key].scalars
-        for name, tensor in packed.tensors.items():
-            assert torch.equal(tensor, two.optimizers[key].tensors[name]), name
-    for name, tensor in one.rng.tensors.items():
-        assert torch.equal(tensor, two.rng.tensors[name]), name
-    assert {**one.state, "seconds": 0} == {**two.state, "seconds": 0}
-
-
-class StopAt:
-    """Sends SIGINT in one batch of one epoch."""
-
-    def __init__(self, epoch: int, batch: int) -> None:
-        self.at = epoch, batch
-
-    def on_step(self, step: Any) -> None:
-        if (step.epoch, step.batch) == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 # -- settings

@@ -35,16 +35,12 @@ from r2d2c.train.stepper import Stepper
 from r2d2c.train.transplant import apply, plan_transplant, transplant
 from r2d2c.train.transplant_check import compare
 from r2d2c.train.transplant_report import Report
+from tests.unit.runs import three_classes, write_table
 
 TIGHT = 1e-12
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def written(body: str, dims: str, x: str = "f32[B, D]", more: str = "", train: str = "data: digits") -> str:
@@ -358,7 +354,7 @@ def batch(number: int) -> dict[str, torch.Tensor]:
     [
         "sgd(lr=0.1, momentum=0.9)",
         "adamw(amsgrad=true)",
-        # The state of adafactor is of rows and columns: it begins anew, and the report says so.
+        # A step of muon and adafactor depends on the whole matrix: see test_transplant_state.
         *(record.name for record in OPTIMIZERS if not record.matrices_only and record.name != "adafactor"),
     ],
 )
@@ -593,13 +589,8 @@ def two_tasks(text: str = GROWING) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp("transplant")
     rng = random.Random(0)
-    for name, columns in (("data.csv", 4), ("wide.csv", 6)):
-        lines = [",".join([*"abcdef"[:columns], "y"])]
-        for _ in range(70):
-            values = [round(rng.gauss(0, 1), 3) for _ in range(columns)]
-            label = int(values[0] * values[1] > 0) + int(values[2] > 0.5)
-            lines.append(",".join([*map(str, values), f"c{label}"]))
-        (made / name).write_text("\n".join(lines) + "\n")
+    write_table(made / "data.csv", "abcd", 70, three_classes, rng)
+    write_table(made / "wide.csv", "abcdef", 70, three_classes, rng)
     (made / "spec.yaml").write_text(GROWING)
     r2d2c.train(made / "spec.yaml", out=made / "first")
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +9,21 @@ import typer
 
 from r2d2c.cli.console import heading, print_json, print_table
 from r2d2c.cli.load import parse_file
-from r2d2c.cli.main import INTERRUPTED
-from r2d2c.cli.options import DataOption, FormatOption, PluginOption, SetOption, training_backend
+from r2d2c.cli.options import (
+    BackendsOption,
+    BatchSizeOption,
+    DataOption,
+    DeviceOption,
+    EpochsOption,
+    FirstSeedOption,
+    FormatOption,
+    LimitOption,
+    PluginOption,
+    QuietOption,
+    SetOption,
+    ThreadsOption,
+    training_backend,
+)
 from r2d2c.syntax.override import with_credit
 
 if TYPE_CHECKING:
@@ -33,9 +45,7 @@ def command(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of every rule.")] = 3,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="The first seed.", show_default="the spec's")
-    ] = None,
+    seed: FirstSeedOption = None,
     data: DataOption = None,
     out: Annotated[
         Path | None,
@@ -49,12 +59,8 @@ def command(
             metavar="DIR", help="Go on with a comparison: train what is missing.", show_default=False
         ),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=0, help="Passes over the data.", show_default=False)
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Samples in a batch.", show_default=False)
-    ] = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
     settings: SetOption = None,
     plugins: PluginOption = None,
     skip_refused: Annotated[
@@ -63,16 +69,11 @@ def command(
     angles: Annotated[
         bool, typer.Option("--angles/--no-angles", help="Measure the angles to backprop.")
     ] = True,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0 or mps.", show_default="cpu")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the CPU.", show_default="torch's choice")
-    ] = None,
-    backend: Annotated[str, typer.Option(help="What runs the models: eager or inductor.")] = "eager",
-    limit_batches: Annotated[
-        int | None,
-        typer.Option(min=1, help="At most so many batches an epoch, for a try.", show_default=False),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    backend: BackendsOption = "eager",
+    limit_batches: LimitOption = None,
+    quiet: QuietOption = False,
     format_: FormatOption = "text",
 ) -> None:
     """Train a spec under several credit rules, with the same first weights, data order and noise, and compare them.
@@ -85,7 +86,11 @@ def command(
 
     Example: r2d2c compare net.yaml --credit "backprop,direct,target(step=0.3, noise=0.1)" --seeds 3
     """
-    if (spec is None) == (resume is None):
+    if spec is not None and resume is not None:
+        raise typer.BadParameter(
+            f"--resume has the spec of the comparison: leave {spec} out", param_hint="SPEC"
+        )
+    if spec is None and resume is None:
         raise typer.BadParameter("give a SPEC to compare on, or --resume DIR", param_hint="SPEC")
     if resume is not None:
         given = {"--credit": credit, "--seed": seed, "--out": out, "--epochs": epochs, "--set": settings}
@@ -105,12 +110,14 @@ def command(
             parse_file(spec, with_credit(settings, rule if rule != SPEC else None))
     training_backend(backend)
     from r2d2c.cli.compare_progress import choose
+    from r2d2c.cli.stopping import stopping
     from r2d2c.train.compare import compare
-    from r2d2c.train.interrupt import Interrupted
 
     progress = choose(quiet, format_ == "json")
     first = [f"train.seed={seed}"] if seed is not None else []
-    try:
+    with stopping(
+        progress, lambda end: f"stopped and saved. Go on with:\n  r2d2c compare --resume {end.run}"
+    ):
         found = compare(
             spec,
             credit or (),
@@ -130,12 +137,6 @@ def command(
             angles=angles,
             skip_refused=skip_refused,
         )
-    except Interrupted as stopped:
-        progress.close()
-        print(f"\nstopped and saved. Go on with:\n  r2d2c compare --resume {stopped.run}", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        progress.close()
     if format_ == "json":
         print_json(_json(found))
     elif not quiet:

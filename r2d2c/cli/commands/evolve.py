@@ -10,8 +10,7 @@ import typer
 
 from r2d2c.cli.console import colored, heading, plural, print_diagnostics, print_json, print_table
 from r2d2c.cli.load import parse_file
-from r2d2c.cli.main import INTERRUPTED
-from r2d2c.cli.options import DataOption, FormatOption, PluginOption, SetOption, SpecArgument
+from r2d2c.cli.options import DataOption, FormatOption, PluginOption, QuietOption, SetOption, SpecArgument
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -46,7 +45,7 @@ def command(
     ] = None,
     settings: SetOption = None,
     plugins: PluginOption = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+    quiet: QuietOption = False,
     format_: FormatOption = "text",
 ) -> None:
     """Search for better op graphs of a spec.
@@ -58,11 +57,16 @@ def command(
     Ctrl-C exits with 130; the same command with the same `--out` then goes on as if nothing had happened.
     """
     parse_file(spec, settings)  # a syntax error must not pay for torch
+    from r2d2c.cli.stopping import stopping
     from r2d2c.train.evolve import evolve
     from r2d2c.train.interrupt import Interrupted
 
     board = _choose(quiet, format_ == "json")
-    try:
+
+    def goes_on(end: Interrupted) -> str:
+        return f"stopped; what was made is in {end.run}. Go on with the same command and --out {end.run}"
+
+    with stopping(board, goes_on):
         found = evolve(
             spec,
             population=population,
@@ -77,15 +81,6 @@ def command(
             plugins=plugins or (),
             callbacks=[board],
         )
-    except Interrupted as stopped:
-        board.close()
-        print(
-            f"\nstopped; what was made is in {stopped.run}. Go on with the same command and --out {stopped.run}",
-            file=sys.stderr,
-        )
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        board.close()
     if format_ == "json":
         print_json(_json(found))
     elif not quiet:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from r2d2c.cli.console import print_json
-from r2d2c.cli.options import DepthOption, FormatOption, PluginOption, SizeOption, WidthOption, given_sizes
+from r2d2c.cli.options import (
+    CheckpointOption,
+    DepthOption,
+    DeviceOption,
+    FormatOption,
+    PluginOption,
+    SizeOption,
+    WidthOption,
+    given_sizes,
+)
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder or archive.", show_default=False)
+    ],
     prompt: Annotated[
         str,
         typer.Option(
@@ -31,11 +42,8 @@ def command(
         str | None,
         typer.Option(metavar="NAME", help="The output to draw from.", show_default="the one that fits"),
     ] = None,
-    checkpoint: Annotated[
-        Literal["best", "last"] | None,
-        typer.Option(help="Which weights.", show_default="best if a validation split chose it"),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0 or mps.", show_default="cpu")] = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
     size: SizeOption = None,
     depth: DepthOption = None,
     width: WidthOption = None,

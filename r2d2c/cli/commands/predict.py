@@ -8,7 +8,15 @@ from typing import Annotated, Literal
 import typer
 
 from r2d2c.cli.console import check_target, plural, write_file, write_result
-from r2d2c.cli.options import DepthOption, PluginOption, SizeOption, WidthOption, given_sizes
+from r2d2c.cli.options import (
+    CheckpointOption,
+    DepthOption,
+    DeviceOption,
+    PluginOption,
+    SizeOption,
+    WidthOption,
+    given_sizes,
+)
 
 
 def command(
@@ -31,11 +39,8 @@ def command(
         Literal["train", "validation", "test", "all"] | None,
         typer.Option(help="Which part of the data.", show_default="all of --data, else test"),
     ] = None,
-    checkpoint: Annotated[
-        Literal["best", "last"] | None,
-        typer.Option(help="Which weights.", show_default="best if a validation split chose it"),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0 or mps.", show_default="cpu")] = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
     size: SizeOption = None,
     depth: DepthOption = None,
     width: WidthOption = None,

@@ -17,7 +17,9 @@ def _at(place: tuple[float, ...] | None) -> str:
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder or archive.", show_default=False)
+    ],
     at: Annotated[
         int | None,
         typer.Option(

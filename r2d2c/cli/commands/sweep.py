@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,11 +9,17 @@ import typer
 
 from r2d2c.cli.console import heading, plural, print_json, print_table
 from r2d2c.cli.load import parse_file
-from r2d2c.cli.main import AT_FAULT, INTERRUPTED
+from r2d2c.cli.main import AT_FAULT
 from r2d2c.cli.options import (
+    BackendsOption,
+    BatchSizeOption,
     DataOption,
+    DeviceOption,
+    FirstSeedOption,
     FormatOption,
+    LimitOption,
     PluginOption,
+    QuietOption,
     SetOption,
     SpecArgument,
     training_backend,
@@ -38,9 +43,7 @@ def command(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of every setting.")] = 3,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="The first seed.", show_default="the spec's")
-    ] = None,
+    seed: FirstSeedOption = None,
     sampler: Annotated[
         Literal["grid", "tpe", "random"], typer.Option(help="All settings, or some that are drawn.")
     ] = "grid",
@@ -55,9 +58,7 @@ def command(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data.", show_default=False)
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Samples in a batch.", show_default=False)
-    ] = None,
+    batch_size: BatchSizeOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     data: DataOption = None,
     out: Annotated[
@@ -81,17 +82,14 @@ def command(
     skip_refused: Annotated[
         bool, typer.Option("--skip-refused", help="Go on without settings that the spec cannot have.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0 or mps.", show_default="cpu")] = None,
+    device: DeviceOption = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Threads of each process.", show_default="its share of the CPUs"),
     ] = None,
-    backend: Annotated[str, typer.Option(help="What runs the models: eager or inductor.")] = "eager",
-    limit_batches: Annotated[
-        int | None,
-        typer.Option(min=1, help="At most so many batches an epoch, for a try.", show_default=False),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+    backend: BackendsOption = "eager",
+    limit_batches: LimitOption = None,
+    quiet: QuietOption = False,
     format_: FormatOption = "text",
 ) -> None:
     """Train a spec with many settings, each with several seeds, and say which is best.
@@ -102,7 +100,8 @@ def command(
     confidence intervals over the seeds. A setting whose loss is no longer a number is listed as failed.
 
     Ctrl-C finishes the batches, saves and exits with 130; the same command with the same `--out` then goes on.
-    With `--storage URL` the same command on several machines works on the same sweep.
+    With `--storage URL` the same command on several machines works on the same sweep, and what a machine had that died
+    is taken by the others.
 
     Example: r2d2c sweep net.yaml --over credit=backprop,direct --over dims.H=64,128 --seeds 3 --workers 2
     """
@@ -113,13 +112,15 @@ def command(
         raise typer.BadParameter(what, param_hint="--trials")
     parse_file(spec, settings)  # a syntax error must not pay for torch
     training_backend(backend)
+    from r2d2c.cli.stopping import stopping
     from r2d2c.cli.sweep_progress import choose
-    from r2d2c.train.interrupt import Interrupted
     from r2d2c.train.sweep import sweep
 
     progress = choose(quiet, format_ == "json")
     first = [f"train.seed={seed}"] if seed is not None else []
-    try:
+    with stopping(
+        progress, lambda end: f"stopped and saved. Go on with the same command and --out {end.run}"
+    ):
         found = sweep(
             spec,
             over,
@@ -142,15 +143,6 @@ def command(
             backend=backend,
             limit_batches=limit_batches,
         )
-    except Interrupted as stopped:
-        progress.close()
-        print(
-            f"\nstopped and saved. Go on with the same command and --out {stopped.run}",
-            file=sys.stderr,
-        )
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        progress.close()
     if format_ == "json":
         print_json(_json(found))
     elif not quiet:

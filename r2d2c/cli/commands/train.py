@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from r2d2c.cli.console import heading, print_table
+from r2d2c.cli.console import heading, plural, print_table
 from r2d2c.cli.load import parse_file
-from r2d2c.cli.main import AT_FAULT, INTERRUPTED, MACHINE
+from r2d2c.cli.main import AT_FAULT, MACHINE
 from r2d2c.cli.options import (
+    BackendOption,
+    BatchSizeOption,
     CreditOption,
     DataOption,
     DepthOption,
+    DeviceOption,
+    EpochsOption,
+    LimitOption,
     PluginOption,
+    QuietOption,
     SetOption,
     SizeOption,
+    ThreadsOption,
     WidthOption,
     given_sizes,
     training_backend,
@@ -62,12 +69,8 @@ def command(
         list[str] | None,
         typer.Option(metavar="OLD=NEW", help="With --from: a name that has changed.", show_default=False),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=0, help="Passes over the data.", show_default=False)
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Samples in a batch.", show_default=False)
-    ] = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
     chunk: Annotated[
         int | None,
         typer.Option(
@@ -81,21 +84,16 @@ def command(
         int | None,
         typer.Option(min=0, help="Processes that read and augment the data.", show_default=False),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0 or mps.", show_default="cpu")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the CPU.", show_default="torch's choice")
-    ] = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
     size: SizeOption = None,
     depth: DepthOption = None,
     width: WidthOption = None,
     settings: SetOption = None,
     credit: CreditOption = None,
     plugins: PluginOption = None,
-    backend: Annotated[str, typer.Option(help="What runs the model: eager or inductor.")] = "eager",
-    limit_batches: Annotated[
-        int | None,
-        typer.Option(min=1, help="At most so many batches an epoch, for a try.", show_default=False),
-    ] = None,
+    backend: BackendOption = "eager",
+    limit_batches: LimitOption = None,
     checkpoint_every: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Save within an epoch too.")
     ] = 120.0,
@@ -123,7 +121,7 @@ def command(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard/--no-tensorboard", help="Write TensorBoard's events.")
     ] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Train a spec on data, into a run folder with checkpoints, metrics and curves.
 
@@ -138,7 +136,9 @@ def command(
     `torchrun --nproc-per-node 2 -m r2d2c train SPEC` trains with two processes what one would, on shares of its batches.
     """
     sizes = given_sizes(size, depth, width)
-    if (spec is None) == (resume is None):
+    if spec is not None and resume is not None:
+        raise typer.BadParameter(f"--resume has the spec of the run: leave {spec} out", param_hint="SPEC")
+    if spec is None and resume is None:
         raise typer.BadParameter("give a SPEC to train, or --resume RUN", param_hint="SPEC")
     if rename and start is None:
         raise typer.BadParameter("names are those of --from RUN", param_hint="--rename")
@@ -162,6 +162,7 @@ def command(
     # Heavy imports only now: usage mistakes and syntax errors were found without them.
     from r2d2c.cli.console import print_diagnostics
     from r2d2c.cli.progress import choose
+    from r2d2c.cli.stopping import stopping
     from r2d2c.train.api import train
     from r2d2c.train.distributed.team import ProcessLostError, rank_here
     from r2d2c.train.interrupt import Interrupted
@@ -169,36 +170,41 @@ def command(
     first = rank_here() == 0
     quiet = quiet or not first  # of several processes one speaks
     progress = choose(quiet)
+
+    def goes_on(end: Interrupted) -> str:
+        where = f"epoch {end.epoch}" + (f", after batch {end.batch}" if end.batch else "")
+        return f"stopped and saved in {where}. Go on with:\n  r2d2c train --resume {end.run}" if first else ""
+
     try:
-        run = train(
-            spec,
-            data=data,
-            out=out,
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=seed,
-            chunk=chunk,
-            workers=workers,
-            sizes=sizes,
-            settings=with_credit(settings, credit),
-            plugins=plugins or (),
-            callbacks=[progress],
-            resume=resume,
-            start=start,
-            rename=rename or (),
-            device=device,
-            threads=threads,
-            backend=backend,
-            limit_batches=limit_batches,
-            checkpoint_every=checkpoint_every,
-            angles=angles,
-            log=log or (),
-            tensorboard=tensorboard,
-            parallel=parallel,
-            shard_optimizer=shard_optimizer,
-        )
+        with stopping(progress, goes_on):
+            run = train(
+                spec,
+                data=data,
+                out=out,
+                epochs=epochs,
+                batch_size=batch_size,
+                seed=seed,
+                chunk=chunk,
+                workers=workers,
+                sizes=sizes,
+                settings=with_credit(settings, credit),
+                plugins=plugins or (),
+                callbacks=[progress],
+                resume=resume,
+                start=start,
+                rename=rename or (),
+                device=device,
+                threads=threads,
+                backend=backend,
+                limit_batches=limit_batches,
+                checkpoint_every=checkpoint_every,
+                angles=angles,
+                log=log or (),
+                tensorboard=tensorboard,
+                parallel=parallel,
+                shard_optimizer=shard_optimizer,
+            )
     except ProcessLostError as gone:
-        progress.close()
         print_diagnostics(gone.diagnostics)
         raise typer.Exit(MACHINE) from None
     except CompileError as mistake:
@@ -206,18 +212,6 @@ def command(
             raise
         print(f"r2d2c: process {rank_here()}: {mistake.diagnostics[0].message}", file=sys.stderr)
         raise typer.Exit(AT_FAULT) from None
-    except Interrupted as stopped:
-        if not first:
-            raise typer.Exit(INTERRUPTED) from None
-        progress.close()
-        where = f"epoch {stopped.epoch}" + (f", after batch {stopped.batch}" if stopped.batch else "")
-        print(
-            f"\nstopped and saved in {where}. Go on with:\n  r2d2c train --resume {stopped.run}",
-            file=sys.stderr,
-        )
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        progress.close()
     if not quiet:
         _report(run)
         if start is not None:
@@ -225,12 +219,17 @@ def command(
 
 
 def _report(run: Run) -> None:
+    from r2d2c.train.events import EarlyStop
     from r2d2c.train.summary import rows
 
     print()
     first, *rest = rows(run.metrics)
-    heading(f"{run.spec.name}: {run.files.load().state['epoch']} epochs")
+    state = run.files.load().state
+    heading(f"{run.spec.name}: {plural(state['epoch'], 'epoch')}")
     print_table(list(first), [list(row) for row in rest], "lrrr"[: len(first)])
+    stop = EarlyStop.of(state)
+    if stop is not None:
+        print(f"\n{stop}")
     if run.test is not None:
         print(f"\ntest is measured once, at the end, on the {run.which} checkpoint")
     print(f"\n{run.folder}/  spec.yaml  metrics.jsonl  curves.png  summary.txt  checkpoints/")
