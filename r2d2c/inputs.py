@@ -205,12 +205,15 @@ def _check_tensor(
     raise TypeError(f"{what} is {value.dtype} {list(value.shape)} on {value.device}, and here it is {here}")
 
 
-def state_of(plan: StatePlan, outputs: Mapping[str, torch.Tensor]) -> Tensors:
-    """The state among outputs by their ports' names."""
-    return {each.name: outputs[each.port].detach() for each in plan.states}
+def state_of(plan: StatePlan, outputs: Mapping[str, torch.Tensor], default: torch.dtype) -> Tensors:
+    """The state among outputs by their ports' names. default: what f32 stands for.
+
+    Under autocast it may have come in fewer bits; a next call takes it as the spec declares it.
+    """
+    return {each.name: outputs[each.port].detach().to(each.dtype or default) for each in plan.states}
 
 
-def with_state(plan: StatePlan, outputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Outputs with the state as one of them."""
+def with_state(plan: StatePlan, outputs: Mapping[str, torch.Tensor], default: torch.dtype) -> dict[str, Any]:
+    """Outputs with the state as one of them. default: what f32 stands for."""
     shown = {key: value for key, value in outputs.items() if key not in plan.hidden}
-    return {**shown, STATE: state_of(plan, outputs)}
+    return {**shown, STATE: state_of(plan, outputs, default)}

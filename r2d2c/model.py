@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
 import torch.fx as fx
 
-from r2d2c.backend import Backend, find_backend
-from r2d2c.credit.record import CreditRule
-from r2d2c.credit.registry import rules as credit_rules
-from r2d2c.driver import Checked
-from r2d2c.graph import Graph, Storage, Value, Visit
+from r2d2c.backend import find_backend
+from r2d2c.compiled import CompiledSpec
+from r2d2c.graph import Graph, Value, Visit
 from r2d2c.inputs import (
     check_ranges,
     complete,
     explain,
-    plan_state,
     split_arguments,
     state_of,
     takes_ports,
@@ -27,20 +23,13 @@ from r2d2c.inputs import (
 )
 from r2d2c.lower.builder import identifier
 from r2d2c.lower.graphs import (
-    Lowered,
     LoweredVisit,
     TrainingLowering,
     forward_only,
     lower_forward,
-    lower_inference,
 )
-from r2d2c.lower.init import initial
-from r2d2c.lower.processes import learn_together
-from r2d2c.lower.rows import Share, drawing
-from r2d2c.lower.scaling import Scaler
-from r2d2c.passes.inline import inference_graph
-from r2d2c.passes.pipeline import PREPARE, run_passes
-from r2d2c.passes.training import training_graph
+from r2d2c.lower.processes import learn_together, shares_of
+from r2d2c.lower.rows import drawing
 from r2d2c.pause import paused_collector
 from r2d2c.wiring import Matrix, wiring
 
@@ -95,49 +84,8 @@ class _Visit:
     losses: tuple[tuple[str, Value], ...]
 
 
-class Model(torch.nn.Module):
+class Model(CompiledSpec):
     """A compiled spec. ``model(x=x)`` runs the composed model; ``model.learn(x=x, y=y)`` adds to every ``.grad``."""
-
-    def __init__(self, checked: Checked, backend: str = "eager") -> None:
-        super().__init__()
-        self._spec = checked
-        self._backend_name = find_backend(backend).name
-        self._step = 0
-        # Which rows of a batch that several processes learn together; None: all.
-        self._share: Share | None = None
-        self._float = torch.float32
-        # Those of a training: see `r2d2c.train.precision`.
-        self._precision = "f32"
-        self._scaler: Scaler | None = None
-        self._plan = plan_state(checked.graph)
-        with paused_collector():
-            for name, row in self._storage.items():
-                tensor = initial(row, checked.graph.seed)
-                trained = row.kind == "param"
-                self._put(name, torch.nn.Parameter(tensor, requires_grad=trained) if trained else tensor)
-        self._compiled: dict[Any, Any] = {}
-
-    # -- storage
-    def _put(self, name: str, tensor: torch.Tensor) -> None:
-        module: torch.nn.Module = self
-        *path, last = name.split(".")
-        for part in path:
-            if part not in module._modules:
-                module._modules[part] = torch.nn.Module()
-            module = module._modules[part]  # type: ignore[assignment]
-        if isinstance(tensor, torch.nn.Parameter):
-            module._parameters[last] = tensor
-        else:
-            module._buffers[last] = tensor
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Compiled functions hold this module's own dicts, and graphs come from the spec: a copy makes its own.
-        derived = ("_training_graph", "_inference_graph", "_storage", "_sometimes")
-        return {k: v for k, v in self.__dict__.items() if k not in derived} | {"_compiled": {}}
-
-    @property
-    def _backend(self) -> Backend:
-        return find_backend(self._backend_name)
 
     def __repr__(self) -> str:
         count = sum(parameter.numel() for parameter in self.parameters())
@@ -147,69 +95,6 @@ class Model(torch.nn.Module):
         from r2d2c.html import model_html
 
         return model_html(self._spec)
-
-    @property
-    def spec(self) -> Checked:
-        """The checked spec this was compiled from."""
-        return self._spec
-
-    @property
-    def graph(self) -> Graph:
-        """The typed graph."""
-        return self._spec.graph
-
-    def _credit_rules(self) -> Mapping[str, CreditRule]:
-        return credit_rules(self._spec.rules)
-
-    @cached_property
-    def _storage(self) -> Mapping[str, Storage]:
-        """The spec's storage, and what its credit rules add."""
-        attached = run_passes(PREPARE, self._spec.graph, self._spec.ops, self._credit_rules())
-        return attached.storage
-
-    @cached_property
-    def _inference_graph(self) -> Graph:
-        return inference_graph(self._spec.graph, self._spec.ops)
-
-    @cached_property
-    def _training_graph(self) -> Graph:
-        return training_graph(self._spec.graph, self._spec.ops, self._credit_rules())
-
-    def _training_graph_without(self, skip: frozenset[str]) -> Graph:
-        """The training graph of the learning passes in which some losses (``every=n``) do not train."""
-        return training_graph(self._spec.graph, self._spec.ops, self._credit_rules(), skip=skip)
-
-    def _skipped(self) -> frozenset[str]:
-        """The losses that do not train in this learning pass."""
-        losses = self._training_graph.losses.values()
-        if "sometimes" not in self._compiled:
-            self._compiled["sometimes"] = [(loss.name, loss.every) for loss in losses if loss.every > 1]
-        return frozenset(name for name, every in self._compiled["sometimes"] if self._step % every)
-
-    @cached_property
-    def _sometimes(self) -> frozenset[str]:
-        """The parameters that only losses with ``every=n`` train."""
-        rare = frozenset(name for name, loss in self._training_graph.losses.items() if loss.every > 1)
-        if not rare:
-            return rare
-        trained, always = (
-            {node.attrs["storage"] for node in graph.body.nodes if node.op == "accumulate"}
-            for graph in (self._training_graph, self._training_graph_without(rare))
-        )
-        return frozenset(trained - always)
-
-    @property
-    def _inference_lowered(self) -> Lowered:
-        if "lowered" not in self._compiled:
-            self._compiled["lowered"] = lower_inference(self._inference_graph, self._spec.ops, self._float)
-        return self._compiled["lowered"]  # type: ignore[no-any-return]
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Model:
-        # `.double()`, `.to(torch.bfloat16)`: what the spec calls f32 is now of that dtype, constants too.
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._float = fn(torch.empty(0, dtype=self._float)).dtype
-        self._compiled = {}  # a backend may hold on to tensors that have been replaced
-        return self
 
     # -- inference
     def forward(self, **inputs: Any) -> dict[str, Any]:
@@ -237,7 +122,7 @@ class Model(torch.nn.Module):
         except (TypeError, RuntimeError, IndexError) as error:
             self._explain(inputs, self._inference_graph, error)
             raise
-        return outputs if plan is None else with_state(plan, outputs)
+        return outputs if plan is None else with_state(plan, outputs, self._float)
 
     def _split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         return split_arguments(self._spec.name, self.graph, given)
@@ -257,7 +142,8 @@ class Model(torch.nn.Module):
     def _visits(self, outputs: bool = True) -> list[_Visit]:
         """outputs: whether to compute those too that learning has no need of."""
         skip = self._skipped()
-        made: list[_Visit] | None = self._compiled.get(("visits", skip, outputs))
+        shares = shares_of(self, skip)
+        made: list[_Visit] | None = self._compiled.get(("visits", skip, outputs, shares is None))
         if made is None:
             if self._backend.visit is None:
                 raise TypeError(f"the backend `{self._backend.name}` is for inference only")
@@ -265,7 +151,7 @@ class Model(torch.nn.Module):
             with paused_collector():
                 # Backwards that are written out would leave parameters gradients of as few bits as their products.
                 plain = self._precision == "f32"
-                lowering = TrainingLowering(graph, self._spec.ops, self._float, plain, self._scaler)
+                lowering = TrainingLowering(graph, self._spec.ops, self._float, plain, self._scaler, shares)
                 lowered = lowering.visits(outputs)
             last = {value: k for k, visit in enumerate(lowered) for value in visit.reads}
             keep = set(self._result_values(outputs))
@@ -276,7 +162,7 @@ class Model(torch.nn.Module):
                     (name, graph.losses[name].value) for name in plan.losses if name in graph.losses
                 )
                 made.append(_Visit(plan, self._backend.visit(self, visit), visit, freed, losses))
-            self._compiled["visits", skip, outputs] = made
+            self._compiled["visits", skip, outputs, shares is None] = made
         return made
 
     def _result_values(self, outputs: bool) -> list[Value]:
@@ -331,7 +217,8 @@ class Model(torch.nn.Module):
         if self._plan is None:
             return {}
         outputs = self._training_graph.body.outputs
-        return state_of(self._plan, {p.name: slots[p.value] for p in outputs if p.name in self._plan.hidden})
+        hidden = {p.name: slots[p.value] for p in outputs if p.name in self._plan.hidden}
+        return state_of(self._plan, hidden, self._float)
 
     def _check_batch(self, batch: Mapping[str, Any], graph: Graph) -> Mapping[str, Any]:
         """The batch, with the state."""

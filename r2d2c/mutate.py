@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from r2d2c.mutate_checks import (
+    Readers,
     check_alive,
     check_kind,
     check_name,
@@ -146,6 +147,7 @@ class _Work:
     where: Ints | None = None
     depth: Ints | None = None
     free: list[int] | None = None
+    readers: Readers | None = None  # of the table as prunes find it
 
     def __post_init__(self) -> None:
         old = self.before
@@ -159,6 +161,7 @@ class _Work:
         return len(self.rows)
 
     def do(self, mutation: Mutation, at: int, limits: Limits) -> None:
+        self.readers = self.readers if isinstance(mutation, Prune) else None
         match mutation:
             case Add():
                 self.add(mutation, at, limits)
@@ -247,16 +250,14 @@ class _Work:
 
     def prune(self, old: Prune) -> None:
         row = self.row(old.name)
-        readers = np.flatnonzero((self.args == self.inputs + row).any(1))
-        if not len(readers):
-            self.remove([row])
-        elif not old.dependents:
+        self.readers = self.readers or Readers(self.args, self.inputs)
+        readers = self.readers.of(row)
+        if readers and not old.dependents:
             read = f"`{old.name}` is read by `{self.names[readers[0]]}`"
             more = f" and {len(readers) - 1} more" if len(readers) > 1 else ""
             remedy = "prune those first, or prune it with its dependents"
             refuse("read", f"{read}{more}: only leaves can be pruned alone", name=old.name, remedy=remedy)
-        else:
-            self.remove(downstream(self.args, self.inputs, [row]))
+        self.remove(self.readers.downstream(row))
 
     def remove(self, rows: Iterable[int]) -> None:
         for row in rows:

@@ -88,14 +88,16 @@ def constant(kind: str, args: tuple[str | float, ...]) -> bool:
     return _constant(KINDS[kind], kind, args)
 
 
-@lru_cache(1024)
+# As many as a batch has that is drawn first and applied then.
+@lru_cache(16_384)
 def _constant(number: int, kind: str, args: tuple[str | float, ...]) -> bool:
     """number: what the name means just now."""
     columns = dict(zip("abc", _tries(), strict=True))
     given = [columns[arg] if isinstance(arg, str) else np.full(_SAMPLES, arg) for arg in args]
     with np.errstate(all="ignore"):
         found = evaluate(kind, given)
-    return len(np.unique(found[np.isfinite(found)])) <= 1
+    found = found[np.isfinite(found)]
+    return not len(found) or bool(found.min() == found.max())
 
 
 @lru_cache(1)
@@ -141,6 +143,36 @@ def downstream(args: Ints, inputs: int, rows: Iterable[int], most: int | None = 
         front = np.flatnonzero(read[args].any(1) & ~found)
     reached: list[int] = np.flatnonzero(found).tolist()
     return reached
+
+
+class Readers:
+    """Which nodes read a row, by one look at the whole table: for many questions about one table.
+
+    Rows may be freed after that look, and are not found then; other changes of the table are not seen.
+    """
+
+    def __init__(self, args: Ints, inputs: int) -> None:
+        self._args, self._inputs = args, inputs
+        read = args.ravel()
+        self._order = np.argsort(read, kind="stable") // args.shape[1]
+        self._starts = np.searchsorted(
+            np.sort(read), np.arange(inputs, inputs + len(args) + 1, dtype=read.dtype)
+        )
+
+    def of(self, row: int) -> list[int]:
+        """The rows of the nodes that read a row, in their order."""
+        rows = self._order[self._starts[row] : self._starts[row + 1]].tolist()
+        column = self._inputs + row
+        return [reader for reader in sorted(set(rows)) if column in self._args[reader].tolist()]
+
+    def downstream(self, row: int, most: int | None = None) -> list[int]:
+        """As the function of this name."""
+        found, front = {row}, [row]
+        while front and (most is None or len(found) <= most):
+            front = [reader for one in front for reader in self.of(one) if reader not in found]
+            found.update(front)
+            front = sorted(set(front))
+        return sorted(found)
 
 
 def find_cycle(topology: Topology, depth: Ints) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from r2d2c.formulas import Formula
-from r2d2c.mutate_checks import commutes, downstream, is_constant
+from r2d2c.mutate_checks import Readers, commutes, is_constant
 from r2d2c.mutations import Add, Limits, Prune, refuse
 from r2d2c.op_places import AXES, Space, above
 from r2d2c.opgraph import KINDS, NUMBER, OP_KINDS, Ints, Topology, depths
@@ -84,11 +84,11 @@ def additions(
     found: list[Add] = []
     if not weights.any():
         return found
-    taken: set[tuple[str, tuple[int, ...]]] = set()
+    total, known = np.cumsum(weights), _Known(topology)
     for _ in range(max(0, min(count, room))):
         for _ in range(_TRIES):
             kind = draw.kinds[random.integers(len(draw.kinds))]
-            columns = _arguments(kind_of(KINDS[kind]).arity, weights, random, draw, space)
+            columns = _arguments(kind_of(KINDS[kind]).arity, weights, total, random, draw, space)
             if columns is None:
                 continue
             new = Add(
@@ -99,7 +99,7 @@ def additions(
             )
             if is_constant(new) or (accept is not None and not accept(new)):
                 continue
-            if _is_new(topology, kind, columns, taken):
+            if known.take(kind, columns):
                 found.append(new)
                 break
     return found
@@ -135,9 +135,12 @@ def _space(topology: Topology, bias: Bias) -> Space | None:
 
 
 def _arguments(
-    arity: int, weights: Ints, random: np.random.Generator, draw: Draw, space: Space | None
+    arity: int, weights: Ints, whole: Ints, random: np.random.Generator, draw: Draw, space: Space | None
 ) -> list[int] | None:
-    """Columns, or NUMBER, for one op; at least one is a column. None where no further column fits the first."""
+    """Columns, or NUMBER, for one op; at least one is a column. None where no further column fits the first.
+
+    weights: f64[columns]; whole: their running sum.
+    """
     own = random.random(arity) < draw.number
     own[random.integers(arity)] = False
     columns: list[int] = []
@@ -148,7 +151,7 @@ def _arguments(
             columns.append(NUMBER)
             continue
         left = weights if space is None else space.weights(weights, chosen, len(chosen) + 1 < reads)
-        total = np.cumsum(left)
+        total = whole if left is weights else np.cumsum(left)
         if not total[-1] > 0:
             return None
         column = int(np.searchsorted(total, random.random() * total[-1], side="right"))
@@ -157,21 +160,33 @@ def _arguments(
     return columns
 
 
-def _is_new(
-    topology: Topology, kind: str, columns: list[int], taken: set[tuple[str, tuple[int, ...]]]
-) -> bool:
-    """Whether no node computes this; marks it as taken. Nodes with numbers of their own are never the same."""
-    if NUMBER in columns:
-        return True
-    orders = {tuple(columns)} | ({(columns[1], columns[0])} if commutes(kind) else set())
-    for order in orders:
-        # Few nodes have this first argument, and only these are looked at.
-        rows = np.flatnonzero(topology.args[:, 0] == order[0])
-        rows = rows[topology.kind[rows] == KINDS[kind]]
-        if (kind, order) in taken or (topology.args[rows, : len(order)] == order).all(1).any():
+class _Known:
+    """What nodes compute: those of a topology, and those that were taken since."""
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        # By their first argument: few nodes have one in common, and only these are looked at.
+        firsts = topology.args[:, 0]
+        self._rows = np.argsort(firsts, kind="stable")
+        self._starts = np.searchsorted(
+            firsts[self._rows], np.arange(topology.columns + 1, dtype=firsts.dtype)
+        )
+        self._taken: set[tuple[str, tuple[int, ...]]] = set()
+
+    def take(self, kind: str, columns: list[int]) -> bool:
+        """Whether no node computes this; if so it is taken. Nodes with numbers of their own are never the same."""
+        if NUMBER in columns:
+            return True
+        orders = {tuple(columns)} | ({(columns[1], columns[0])} if commutes(kind) else set())
+        if any((kind, order) in self._taken or self._is_there(kind, order) for order in orders):
             return False
-    taken.update((kind, order) for order in orders)
-    return True
+        self._taken.update((kind, order) for order in orders)
+        return True
+
+    def _is_there(self, kind: str, order: tuple[int, ...]) -> bool:
+        rows = self._rows[self._starts[order[0]] : self._starts[order[0] + 1]]
+        rows = rows[self._topology.kind[rows] == KINDS[kind]]
+        return bool((self._topology.args[rows, : len(order)] == order).all(1).any())
 
 
 def _start(random: np.random.Generator) -> float:
@@ -234,7 +249,7 @@ def _leaves(topology: Topology, scores: Ints, ties: Ints, count: int, held: set[
 
 
 def _branches(topology: Topology, scores: Ints, ties: Ints, count: int, held: set[int]) -> list[Prune]:
-    rows = np.flatnonzero(topology.live)
+    rows, readers = np.flatnonzero(topology.live), Readers(topology.args, topology.inputs)
     gone: set[int] = set()
     found: list[Prune] = []
     for row in rows[np.lexsort((ties[rows], scores[rows]))].tolist():
@@ -242,7 +257,7 @@ def _branches(topology: Topology, scores: Ints, ties: Ints, count: int, held: se
             break
         if row in gone:
             continue
-        new = set(downstream(topology.args, topology.inputs, [row], count)) - gone
+        new = set(readers.downstream(row, count)) - gone
         if len(gone) + len(new) <= count and not new & held:
             gone |= new
             found.append(Prune(str(topology.names[row]), dependents=True))

@@ -70,11 +70,11 @@ def place(topology: Topology, points: Ints) -> Ints:
 
     points: [inputs, 3].
     """
-    found = np.zeros((topology.capacity, AXES), np.float32)
+    everything = np.concatenate([points, np.zeros((topology.capacity, AXES))]).astype(np.float64)
     for row in np.argsort(depths(topology), kind="stable").tolist():
         if topology.live[row]:
-            everything = np.concatenate([points, found]).astype(np.float64)
-            found[row] = above(topology.args[row].tolist(), everything)
+            everything[topology.inputs + row] = above(topology.args[row].tolist(), everything)
+    found: Ints = everything[topology.inputs :].astype(np.float32)
     return found
 
 

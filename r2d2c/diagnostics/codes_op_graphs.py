@@ -63,7 +63,8 @@ others either.
         "a size of an op graph that cannot be",
         """\
 `capacity` is the most ops there may ever be: its buffers have that many rows, used or not, so that growing changes no
-shape. There is room for the ops that the spec writes and for those of `start`.
+shape. There is room for the ops that the spec writes and for those of `start`. With `compensate` or `by: saliency`, for
+which all pairs of ops are compared, it is 16,384 at most.
 
     capacity: 4
     start: 16

@@ -6,6 +6,7 @@ A comparison is a bool; in arithmetic it is 1 or 0. Nothing here has a gradient 
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from typing import Any
 
 from r2d2c.formulas import Formula
@@ -32,7 +33,7 @@ _ONNX_COMPARE = {"<": "Less", ">": "Greater", "<=": "LessOrEqual", ">=": "Greate
 _AXES = {"dx": 0, "dy": 1, "dz": 2, "step": 2}
 
 
-class _Writer:
+class _Writer(ABC):
     """Writes one formula, with each quantity made once. A value comes with whether it is a bool."""
 
     def __init__(self) -> None:
@@ -56,25 +57,30 @@ class _Writer:
             return self.compare(head, *numbers), True
         return self.arithmetic(head, numbers), False
 
+    @abstractmethod
     def quantity(self, name: str) -> Any:
-        raise NotImplementedError
+        """A number of each pair of places, [m, n], by its name: a distance, or a difference along an axis."""
 
     def truth(self, value: Any, whether: bool) -> Any:
         if whether:
             return value
         return bool(value) if isinstance(value, float) else self.compare("!=", value, 0.0)
 
+    @abstractmethod
     def number(self, value: Any, whether: bool) -> Any:
-        raise NotImplementedError
+        """A value as a number: 1 or 0 of a bool."""
 
+    @abstractmethod
     def logic(self, sign: str, values: list[Any]) -> Any:
-        raise NotImplementedError
+        """``and``, ``or`` or ``not`` of bools."""
 
+    @abstractmethod
     def compare(self, sign: str, left: Any, right: Any) -> Any:
-        raise NotImplementedError
+        """The bool of two numbers."""
 
+    @abstractmethod
     def arithmetic(self, head: str, values: list[Any]) -> Any:
-        raise NotImplementedError
+        """A number of numbers."""
 
 
 class _Torch(_Writer):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from r2d2c.diagnostics import suggest
+from r2d2c.formulas import reads
 from r2d2c.graph import Init, Value
 from r2d2c.ops.op_graph import OP_GRAPH, PLACE, STATISTICS, Start, Written
 from r2d2c.resolve.growth import read_growing
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 NORMALISE = ("none", "batch", "layer")
 # Of what is counted: more rows would not fit.
 MOST = 10_000_000
+# Of ops that are compared with each other, all of them: of twice as many these are 8 GB, and 8 times the work a round.
+MOST_COMPARED = 16_384
 
 
 def call_op_graph(evaluator: Evaluator, index: int, node: Expr, name: str) -> Any:
@@ -133,6 +136,7 @@ class Reader:
             message = f"`{syntax.name}` has one op, and normalised over all ops it would always be 0"
             self.sink.report("E349", option.span(option.root), message, fix="write `normalise: batch`")
         growing = read_growing(self, len(syntax.nodes) + start, depth)
+        self._compared(capacity, growing)
         places = self._places()
         if any(d.severity == "error" for d in self.sink.diagnostics[before:]) or isinstance(places, Failed):
             return None
@@ -210,6 +214,24 @@ class Reader:
         message = f"`normalise` of an op graph is `batch`, `layer` or `none`, not `{span.text}`"
         self.sink.report("E349", span, message, fix=suggest(name, NORMALISE))
         return "none"
+
+    def _compared(self, capacity: int, growing: Growing | None) -> None:
+        """Whether what its growth compares with each other is not too much."""
+        if growing is None or capacity <= MOST_COMPARED:
+            return
+        name, written = self.syntax.name, (self.syntax.grow or {}).get("by")
+        also: list[tuple[Span | None, str]] = []
+        if growing.compensate:
+            key, way = "compensate", "leave `compensate` out"
+        elif written is not None and "saliency" in reads(growing.by):
+            key, way = "saliency", "use another score: `by: effect`"
+            also = [(written.span(written.root), "by this ops are pruned")]
+        else:
+            return
+        span = self.syntax.capacity.span(self.syntax.capacity.root)
+        message = f"`{key}` compares each op of `{name}` with all others, and its capacity is {capacity:,}"
+        fix = f"{way}, or lower `capacity` to {MOST_COMPARED:,}"
+        self.sink.report("E345", span, message, also=also, fix=fix)
 
     def _room(self, capacity: int, start: int, kinds: tuple[str, ...], nodes: tuple[Written, ...]) -> None:
         """Whether what is there at first has a row, and random ops have a kind."""

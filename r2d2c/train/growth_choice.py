@@ -13,7 +13,7 @@ import numpy as np
 from r2d2c.formulas import evaluate, reads
 from r2d2c.growth import Growing, OpGraph
 from r2d2c.mutate import Limits, mutate
-from r2d2c.mutate_checks import downstream
+from r2d2c.mutate_checks import Readers, downstream
 from r2d2c.mutate_checks import evaluate as evaluate_kind
 from r2d2c.mutation_choice import Bias, Draw, additions, prunes
 from r2d2c.mutations import Add, Mutation, Prune, Split
@@ -119,13 +119,18 @@ def choose_start(
     """What replaces random first ops that are of no use on the data, with all that depends on them, by others."""
     useless = before.live & ~useful(seen.columns[:, before.inputs :])
     round_ = _Round(graph, growing, before, seen, [], 0, frozenset(), None, points)
+    readers, gone = Readers(before.args, before.inputs), set[int]()
+    steps: list[Mutation] = []
     for row in np.flatnonzero(useless).tolist():
         name = before.names[row]
-        if name not in round_.topology.rows or name in graph.names or name in growing.frozen:
+        if row in gone or name in graph.names or name in growing.frozen:
             continue
-        with_it = downstream(round_.topology.args, before.inputs, [row])
-        if len(with_it) < round_.topology.count:
-            round_.do(Prune(str(name), dependents=True))
+        # What reads a node that is gone is gone too, so a way to any other leads through none that is.
+        more = set(readers.downstream(row)) - gone
+        if len(gone) + len(more) < before.count:
+            gone |= more
+            steps.append(Prune(str(name), dependents=True))
+    round_.do(*steps)
     round_.add(before.count - round_.topology.count, random)
     return round_.done
 

@@ -11,9 +11,11 @@ import numpy as np
 from r2d2c.mutate import mutate
 from r2d2c.mutations import Limits, Merge, MutationError
 from r2d2c.opgraph import Ints, Topology, depths
+from r2d2c.train.growth_scores import by_parts
 
 # How much two columns may differ in any sample, in standard deviations: the noise of f32.
 SAME = 1e-5
+LINES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +75,23 @@ def merges(
 class _Pairs:
     """Live ops whose columns are the same up to a factor and a constant.
 
-    Not all pairs are compared: columns are sorted by their places on one random line, where equal ones are neighbours.
+    Not all pairs are compared: columns are sorted by their places on a random line, where equal ones are neighbours,
+    and of many ops neighbours on others too.
     """
 
     def __init__(self, topology: Topology, columns: Ints) -> None:
         values = columns[:, topology.inputs :]
         with np.errstate(all="ignore"):
-            spread, largest = values.std(0), np.abs(values).max(0)
+            spread = by_parts(lambda some: some.std(0), values)
+            largest = by_parts(lambda some: np.abs(some).max(0), values)
             # What varies by rounding alone is not the same as anything.
             wide = topology.live & np.isfinite(largest) & (spread > SAME * largest)
         self.rows: list[int] = np.flatnonzero(wide).tolist()
-        self.values, self.spread = values[:, wide], spread[wide]
-        self.means = self.values.mean(0)
-        self.units = (self.values - self.means) / self.spread
+        self.columns = columns
+        self.places: list[int] = (topology.inputs + np.flatnonzero(wide)).tolist()
+        self.spread = spread[wide]
+        with np.errstate(all="ignore"):
+            self.means: Ints = by_parts(lambda some: some.mean(0), values)[wide]
 
     def found(self, rank: Callable[[int], Any]) -> Iterator[Pair]:
         """Pairs with the one of the lowest rank: of those that are equal, and then of what these leave."""
@@ -102,32 +108,45 @@ class _Pairs:
                 yield self._pair(firsts[0], other)
 
     def _groups(self) -> Iterator[list[int]]:
-        line = np.random.default_rng(0).normal(size=len(self.units))
-        places = np.abs(line @ self.units) / np.abs(line).sum()
-        order = np.argsort(places, kind="stable").tolist()
+        lines = np.random.default_rng(0).normal(size=(LINES, len(self.columns)))
+        with np.errstate(all="ignore"):
+            along = by_parts(lambda some: (some - some.mean(0)).T @ lines.T, self.columns)[self.places]
+        places = np.abs(along / self.spread[:, None]) / np.abs(lines).sum(1)
+        order = np.argsort(places[:, 0], kind="stable")
+        places = places[order]
+        # |Σ line (u - v)| is at most Σ |line| · max |u - v|: what is the same is near on every line.
+        ends = np.searchsorted(places[:, 0], places[:, 0] + SAME, side="right").tolist()
         taken: set[int] = set()
-        for first, one in enumerate(order):
-            if one in taken:
+        for first, (one, end) in enumerate(zip(order.tolist(), ends, strict=True)):
+            if one in taken or end == first + 1:
                 continue
             group = [one]
-            for other in order[first + 1 :]:
-                # |Σ line (u - v)| is at most Σ |line| · max |u - v|.
-                if places[other] - places[one] > SAME:
-                    break
+            near = (np.abs(places[first + 1 : end] - places[first]) <= SAME).all(1)
+            for other in order[first + 1 : end][near].tolist():
                 if other not in taken and self._apart(one, other) <= SAME:
                     group.append(other)
                     taken.add(other)
             if len(group) > 1:
                 yield group
 
+    def _value(self, one: int) -> Ints:
+        """f64[N]."""
+        found: Ints = self.columns[:, self.places[one]].astype(np.float64)
+        return found
+
+    def _unit(self, one: int) -> Ints:
+        """f64[N], with the mean 0 and the deviation 1."""
+        found: Ints = (self._value(one) - self.means[one]) / self.spread[one]
+        return found
+
     def _sign(self, one: int, other: int) -> float:
-        return 1.0 if self.units[:, one] @ self.units[:, other] > 0 else -1.0
+        return 1.0 if self._unit(one) @ self._unit(other) > 0 else -1.0
 
     def _apart(self, one: int, other: int) -> float:
-        return float(np.abs(self.units[:, one] - self._sign(one, other) * self.units[:, other]).max())
+        return float(np.abs(self._unit(one) - self._sign(one, other) * self._unit(other)).max())
 
     def _equal(self, one: int, other: int) -> bool:
-        apart = np.abs(self.values[:, one] - self.values[:, other]).max()
+        apart = np.abs(self._value(one) - self._value(other)).max()
         return bool(apart <= SAME * self.spread[one])
 
     def _pair(self, one: int, other: int) -> Pair:

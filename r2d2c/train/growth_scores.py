@@ -13,7 +13,7 @@ from r2d2c.graph import walk
 from r2d2c.growth import SCORES, OpGraph
 from r2d2c.mutate import Change
 from r2d2c.mutate_checks import evaluate
-from r2d2c.mutation_choice import score_magnitude, score_std, score_taylor
+from r2d2c.mutation_choice import score_magnitude, score_taylor
 from r2d2c.mutations import Add
 from r2d2c.opgraph import Ints, Topology, depths
 from r2d2c.ops.op_graph import OP_GRAPH
@@ -31,10 +31,15 @@ RARE = (
     0.01  # without this share of the samples, the farthest ones, an op still has this share of its variance
 )
 
+PART = 4096  # columns that are looked at at a time
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """The columns of an op graph, f64[N, inputs + capacity], and the gradient of the loss in them, if that was asked for."""
+    """The columns of an op graph, [N, inputs + capacity], and the gradient of the loss in them, if that was asked for.
+
+    Both are in the precision of the model: in f64 they would be its largest part.
+    """
 
     columns: Ints
     gradients: Ints | None = None
@@ -58,17 +63,16 @@ class Seen:
 
     def joined(self, new: Sequence[Add], topology: Topology) -> Seen:
         """The columns with those of ops that were just added to the topology; no gradient reaches them yet."""
-        columns = self.columns.copy()
+        columns, rows = self.columns.copy(order="K"), topology.rows
         for op in new:
-            columns[:, topology.inputs + topology.rows[op.name]] = value_of(op, self, topology)
+            columns[:, topology.inputs + rows[op.name]] = value_of(op, self, topology, rows)
         return replace(self, columns=columns)
 
     @property
     def strength(self) -> Ints:
         """f64[columns]: how much of a gradient each gets."""
         assert self.gradients is not None
-        found: Ints = np.sqrt(np.square(self.gradients).mean(0))
-        return found
+        return by_parts(lambda gradients: np.sqrt(np.square(gradients).mean(0)), self.gradients)
 
 
 class Watch:
@@ -92,7 +96,7 @@ class Watch:
     def look(self, batches: Sequence[Batch], *, slopes: bool) -> Seen:
         """slopes: with gradients, as the credit rules of a learning pass give them; the columns are those of learning then."""
         if not slopes:
-            return Seen(np.concatenate([self._columns(batch) for batch in batches]))
+            return Seen(_joined([self._columns(batch) for batch in batches]))
         values, gradients = [], []
         for batch in batches:
             given: dict[str, Any] = dict(batch)
@@ -101,7 +105,7 @@ class Watch:
                 values.append(_flat(value))
                 delta = trace.deltas.get(name)
                 gradients.append(np.zeros_like(values[-1]) if delta is None else _flat(delta) / len(batches))
-        return Seen(np.concatenate(values), np.concatenate(gradients))
+        return Seen(_joined(values), _joined(gradients))
 
     def _mine(self, values: Mapping[str, Any]) -> list[tuple[str, Any]]:
         """Of values by name, the columns: one, or one a step."""
@@ -149,8 +153,25 @@ class Watch:
 
 
 def _flat(tensor: Any) -> Ints:
-    found: Ints = tensor.detach().double().numpy(force=True)
+    found: Ints = tensor.detach().numpy(force=True)
     return found.reshape(-1, found.shape[-1])
+
+
+def _joined(tables: Sequence[Ints]) -> Ints:
+    """The rows of all tables, each column in one piece: new ops are tried on a few columns, one after the other."""
+    shape = sum(len(table) for table in tables), tables[0].shape[1]
+    found: Ints = np.concatenate(tables, out=np.empty(shape, tables[0].dtype, order="F"))
+    return found
+
+
+def by_parts(score: Callable[..., Ints], *tables: Ints) -> Ints:
+    """What a score, [columns], is of some tables, [N, columns], in f64: of some columns at a time, to save memory."""
+    parts = [
+        score(*(table[:, start : start + PART].astype(np.float64) for table in tables))
+        for start in range(0, tables[0].shape[1], PART)
+    ]
+    found: Ints = np.concatenate(parts) if parts else np.zeros(0)
+    return found
 
 
 def overflows(seen: Seen, topology: Topology) -> Ints:
@@ -165,9 +186,8 @@ def worth_of_finite(worth: Ints, seen: Seen, topology: Topology) -> Ints:
     return found
 
 
-def value_of(new: Add, seen: Seen, topology: Topology) -> Ints:
-    """f32[N], what a new op gives for the samples: in f32, as it will be used, and not normalised."""
-    rows = topology.rows
+def value_of(new: Add, seen: Seen, topology: Topology, rows: Mapping[str, int]) -> Ints:
+    """f32[N], what a new op gives for the samples: in f32, as it will be used, and not normalised. rows: the topology's."""
 
     def column(arg: str | float) -> Ints:
         if not isinstance(arg, str):
@@ -187,19 +207,31 @@ def useful(columns: Ints) -> Ints:
     What is nearly always the same, a product of rare pixels say, has hardly any variance in most batches; what is then
     normalised by it is huge when it comes.
     """
-    few = int(RARE * len(columns))
+    return by_parts(_useful, columns).astype(bool)
+
+
+def _useful(found: Ints) -> Ints:
+    few = int(RARE * len(found))
     with np.errstate(all="ignore"):
-        finite = np.isfinite(columns).all(0)
-        found = columns.astype(np.float64)
-        away = np.square(found - np.median(found, axis=0))
+        finite = np.isfinite(found).all(0)
+        away = np.square(found - _median(found))
         rest = np.partition(away, len(away) - 1 - few, axis=0)[: len(away) - few] if few else away
         there: Ints = finite & (away.sum(0) > 0) & (rest.sum(0) >= RARE * away.sum(0))
     return there
 
 
+def _median(columns: Ints) -> Ints:
+    """f64[columns]. np.median looks for NaN first, which takes longer than all the rest for a single column."""
+    low, high = (len(columns) - 1) // 2, len(columns) // 2
+    sorted_there = np.partition(columns, (low, high), axis=0)
+    found: Ints = (sorted_there[low] + sorted_there[high]) / 2
+    return found
+
+
 def sound(seen: Seen, topology: Topology) -> Callable[[Add], bool]:
     """Tells whether a new op is `useful`. Its arguments are columns of the topology."""
-    return lambda new: bool(useful(value_of(new, seen, topology)[:, None])[0])
+    rows = topology.rows
+    return lambda new: bool(useful(value_of(new, seen, topology, rows)[:, None])[0])
 
 
 def scores(
@@ -220,11 +252,13 @@ def scores(
     found: dict[str, Ints] = {}
     with np.errstate(all="ignore"):
         if "effect" in wanted:
-            found["effect"] = score_std(seen.columns, readout)
+            found["effect"] = by_parts(
+                lambda columns: np.std(columns, axis=0), seen.columns
+            ) * score_magnitude(readout)
         if "magnitude" in wanted:
             found["magnitude"] = score_magnitude(readout)
         if "taylor" in wanted and seen.gradients is not None:
-            found["taylor"] = score_taylor(seen.columns, seen.gradients)
+            found["taylor"] = by_parts(score_taylor, seen.columns, seen.gradients)
         if "saliency" in wanted:
             if surgeon is None:
                 kept = np.concatenate([np.ones(topology.inputs, bool), topology.live])

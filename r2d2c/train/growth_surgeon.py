@@ -29,7 +29,7 @@ class Surgeon:
         with np.errstate(all="ignore"):
             self.finite: Ints = np.logical_and.reduce(np.isfinite(columns), 0)
             self.kept = kept & self.finite
-            clean = np.where(self.finite, columns, 0.0)
+            clean = np.where(self.finite, columns, 0.0).astype(np.float64)
             self.mean: Ints = clean.mean(0)
             centred = clean - self.mean
             self.covariance: Ints = centred.T @ centred / len(columns)

@@ -155,7 +155,11 @@ def measured_sums(
         with torch.no_grad(), around(model):
             outputs = model(**{name: batch[name] for name in inputs}, **given)
         if model._precision != "f32":
-            outputs = {name: v.float() if v.is_floating_point() else v for name, v in outputs.items()}
+            # Metrics add up in f32. A state is a dict, and none of them looks at it.
+            outputs = {
+                name: v.float() if isinstance(v, torch.Tensor) and v.is_floating_point() else v
+                for name, v in outputs.items()
+            }
         known = {**batch, **outputs}
         for m in metrics:
             first, second, *mask = (known[name] for name in m.args)

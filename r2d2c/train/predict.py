@@ -15,6 +15,7 @@ import torch
 from r2d2c.train.data.vocabulary import Vocabulary
 from r2d2c.train.metrics import METRICS
 from r2d2c.train.ports import input_names
+from r2d2c.train.precision import around
 
 if TYPE_CHECKING:
     from r2d2c.model import Model
@@ -83,14 +84,15 @@ def run_model(
     for split, batches in parts:
         count = 0
         for batch in batches:
-            with torch.no_grad():
+            # As `measure`, so that metrics of what is predicted are those that were measured.
+            with torch.no_grad(), around(model):
                 outputs = model(**{name: batch[name] for name in inputs}, **(sizes or {}))
             size = len(next(iter(batch.values())))
             for name, arrays in found.items():
                 value = outputs[name]
                 # An output that does not depend on the sample is the same for all of them.
                 value = value if value.dim() and len(value) == size else value.expand(size, *value.shape)
-                value = value.float() if value.dtype == torch.bfloat16 else value
+                value = value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
                 arrays.append(value.cpu().numpy())
             rows += range(count, count + size)
             splits += [split] * size

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def move_states(plan: Plan, model: Model, stepper: Stepper) -> tuple[dict[str, str], str]:
     """Give the stepper the state that the checkpoint has; what became of it, by parameter and in a sentence.
 
-    The counter of steps is a parameter's own and stays. New entries have the state that a new optimizer has.
+    The counter of steps is a parameter's own and stays. New entries have the state that a new optimizer has, but for
+    adafactor: see `_moved_means`.
     """
     ours, earlier = _settings(model.spec), _settings(plan.old)
     (word, options), (was, options_was) = _kind(ours.choice("")), _kind(earlier.choice(""))
@@ -61,11 +62,11 @@ def move_states(plan: Plan, model: Model, stepper: Stepper) -> tuple[dict[str, s
         place = plan.grown.get(name)
         if place is None and name not in plan.kept:
             continue
-        made = _moved(state, place, parameter, plan.checkpoint.model[renamed(name, plan.names)], hyper[name])
-        if made is None:
-            told[name] = "new: its state has no entry for each of its own"
-            continue
-        found[name] = made
+        found[name] = (
+            _moved(state, place, parameter, hyper[name])
+            if before.record.shaped
+            else _moved_means(state, place, parameter)
+        )
         told[name] = "kept" if place is None else "padded"
     packs = {}
     for key, packed in groups.items():
@@ -76,20 +77,44 @@ def move_states(plan: Plan, model: Model, stepper: Stepper) -> tuple[dict[str, s
 
 
 def _moved(
-    state: Mapping[str, Any], place: Place | None, parameter: Tensor, was: Tensor, group: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """The state of one parameter; None if there is a part that is no number an entry."""
+    state: Mapping[str, Any], place: Place | None, parameter: Tensor, group: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The state of one parameter, of which every part has its shape or is a counter."""
     made: dict[str, Any] = {}
     for key, value in state.items():
         if not isinstance(value, torch.Tensor) or key in COUNTERS or place is None:
             made[key] = value
-        elif value.shape != was.shape:
-            return None
         else:
             start = torch.zeros(parameter.shape, dtype=value.dtype)
             fresh = fresh_state(key, parameter, group)
             start += fresh.to("cpu") if isinstance(fresh, torch.Tensor) else fresh
             made[key] = place.put(value, start, zero=False)
+    return made
+
+
+# Adafactor (Shazeer & Stern 2018, algorithm 4) keeps the means of the squares along the last axis and the one before:
+# there, these parts have the size 1.
+_MEAN_OF = {"row_var": -1, "col_var": -2}
+
+
+def _moved_means(state: Mapping[str, Any], place: Place | None, parameter: Tensor) -> dict[str, Any]:
+    """The state of one parameter of adafactor: means of squared gradients, by row and by column of a matrix.
+
+    New rows and columns have the mean of the old ones. So the means that go over them, and with these the estimate
+    row · column / mean(row) of every old entry, are what they were; zeros would make all of these smaller.
+    """
+    made: dict[str, Any] = {}
+    for key, value in state.items():
+        made[key] = value
+        if not isinstance(value, torch.Tensor) or key in COUNTERS or place is None:
+            continue
+        for axis, places in enumerate(place.places):
+            size = parameter.shape[axis]
+            if _MEAN_OF.get(key) == axis - parameter.ndim or size == len(places):
+                continue
+            sizes = [size if k == axis else n for k, n in enumerate(made[key].shape)]
+            wider = made[key].mean(axis, keepdim=True).expand(sizes).clone()
+            made[key] = wider.index_copy_(axis, torch.from_numpy(places), made[key])
     return made
 
 

@@ -59,6 +59,7 @@ LAYERS = (
     ("r2d2c.lower", "r2d2c.backend", "r2d2c.sampling"),
     (
         "r2d2c.inputs",
+        "r2d2c.compiled",
         "r2d2c.model",
         "r2d2c.tracing",
         "r2d2c.tracing_loops",
@@ -78,6 +79,7 @@ LAYERS = (
 WITH_TORCH = (
     "r2d2c.lower",
     "r2d2c.inputs",
+    "r2d2c.compiled",
     "r2d2c.model",
     "r2d2c.tracing",
     "r2d2c.tracing_loops",
