@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import r2d2c
 from bench.measure import Result, Setting, Work, clock, interleaved
 from bench.memory import status
 from r2d2c.lower.opgraph import Normalise, columns, load
@@ -129,6 +130,32 @@ def large(setting: Setting, nodes: int, seconds: float) -> Result:
     """Planning and a first pass, once, against a limit."""
     table = grown(nodes // 10 if setting.quick else nodes)
     return Result(clock(lambda: level_pass(table, setting.device)(), 1, setting), seconds)
+
+
+GROWS = """
+r2d2c: 1
+model: large
+inputs: {x: "f32[B, 64]"}
+targets: {y: "i64[B]"}
+op_graphs:
+  layer: {ops: [add, sub, mul, max, sin], capacity: NODES, start: NODES}
+tasks:
+  out:
+    behavior: z = layer(x) |> linear(10)
+    distance: cross_entropy(z, y)
+outputs: {z: out.z}
+"""
+
+
+def compiled(setting: Setting, nodes: int, seconds: float) -> Result:
+    """A spec of random ops: checked, lowered, planned, and its first learning pass, against a limit."""
+    text = GROWS.replace("NODES", str(nodes // 10 if setting.quick else nodes))
+    x = torch.rand(32, 64, device=setting.device)
+    y = torch.arange(32, device=setting.device) % 10
+    return Result(
+        clock(lambda: r2d2c.compile(r2d2c.loads(text)).to(setting.device).learn(x=x, y=y), 1, setting),
+        seconds,
+    )
 
 
 def memory(setting: Setting, nodes: int, limit: float, normalise: Normalise = "none") -> Result:

@@ -139,6 +139,8 @@ def _op_graphs() -> Iterator[Benchmark]:
     yield Benchmark(name, "in one", "evolve.processes", searched, 0.555, CPU)
     large = {"nodes": 100_000, "seconds": 10.0}
     yield Benchmark("planning and running 100,000 ops", "10 s", "opgraph.large", large, 1.0, CPU)
+    name = "compiling a spec of 100,000 ops, to its first learning pass"
+    yield Benchmark(name, "10 s", "opgraph.compiled", large, 1.0, CPU)
 
 
 BENCHMARKS: tuple[Benchmark, ...] = (
