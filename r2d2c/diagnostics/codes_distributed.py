@@ -9,14 +9,18 @@ DISTRIBUTED: tuple[Entry, ...] = (
         "E630",
         "batches that processes cannot share",
         """\
-With several processes each learns a share of every batch, and the mean of their gradients is that of the whole batch
-if every loss is a mean over samples. A loss that compares samples with each other, or divides by how many are masked
-in a batch, is no such mean: shares of a batch would teach something else. Both are computed on a few samples before a
-training, and must agree.
+With several processes each learns a share of every batch. Where an op mixes samples, the processes ask each other for
+theirs. They cannot in the steps of a loop whose samples halt, for each takes other steps then, nor where e-prop learns
+from single samples. And an op of a plug-in that mixes samples has to say so (`mixes`). A few samples are learned both
+whole and in shares before a training, and must give the same gradients.
 
-    losses:
-      alike:
-        value: mean(square(matmul(h, transpose(h))))   # all samples with all others""",
+    loops:
+      think(x):
+        until: p
+        carry: {c: "f32[B, S] = zeros"}
+        body: |
+          c = tanh(linear(c, S) - mean(c, axes=0, keep=true))   # over samples, of which some have halted
+          p = sigmoid(linear(c, 1))[:, 0]""",
     ),
     Entry(
         "E631",
@@ -54,11 +58,10 @@ and so does a representative that the loss of a later task teaches.
         "training that cannot be found again",
         """\
 When a process fails, `torchrun --max-restarts` starts all of them again, with the same command. The training then goes
-on by its last checkpoint, which is in the folder that `--out` names. It needs `--standalone` (or an address with
-`--rdzv-backend c10d`) for that: the processes of a start on a fixed port do not find each other a second time.
+on by its last checkpoint, which is in the folder that `--out` names, also of an archive that `--resume` opens.
 
-    torchrun --standalone --max-restarts 3 --nproc-per-node 2 -m r2d2c train spec.yaml
-    torchrun --standalone --max-restarts 3 --nproc-per-node 2 -m r2d2c train spec.yaml --out runs/mine""",
+    torchrun --max-restarts 3 --nproc-per-node 2 -m r2d2c train spec.yaml
+    torchrun --max-restarts 3 --nproc-per-node 2 -m r2d2c train spec.yaml --out runs/mine""",
     ),
     Entry(
         "E635",

@@ -20,6 +20,8 @@ from r2d2c.lower.eprop import plan as plan_eprop
 from r2d2c.lower.halting_sizes import Size, Whole, sample_axes, samples_of, split
 from r2d2c.lower.loops import LoopCall
 from r2d2c.lower.phases import plan
+from r2d2c.lower.shares import BATCH
+from r2d2c.lower.sharing import SharedNodes
 from r2d2c.ops.record import Op
 from r2d2c.passes.building import AGAIN
 from r2d2c.passes.reach import sometimes
@@ -72,7 +74,7 @@ def _drawing_place(node: Node) -> str:
     return place if at and run.rpartition(".")[2] == AGAIN else node.id
 
 
-class FxBuilder(NodeTypes):
+class FxBuilder(SharedNodes, NodeTypes):
     """One fx graph under construction.
 
     training: whether ops that differ lower to their training form.
@@ -90,6 +92,7 @@ class FxBuilder(NodeTypes):
         inside: bool = False,
         samples: Iterable[Dim] = (),
     ) -> None:
+        SharedNodes.__init__(self)
         self.graph, self.signatures, self.training, self.inside = graph, signatures, training, inside
         self.samples = tuple(samples)
         # By node, another way to lower it.
@@ -164,6 +167,8 @@ class FxBuilder(NodeTypes):
         return tuple(self.size(dim) for dim in dims)
 
     def _symbol(self, name: Size) -> Any:
+        if name == BATCH and self.way is not None and self.way.whole:
+            return self("r2d2c.lower.gathering.total")
         if name not in self._sizes:
             if name not in self.sizes_of:
                 if not self.inside and name not in self.graph.arguments:
@@ -219,6 +224,10 @@ class FxBuilder(NodeTypes):
 
     def add(self, node: Node) -> None:
         """Lower one node of the flat graph."""
+        if self.shares is not None and self.way is None and node.id in self.shares.ways:
+            with self.sharing(node):
+                self.add(node)
+            return
         op, env = node.op, self.env
         if op == "param":
             env[Value(node.id)] = self.parameter(node.attrs["storage"])
@@ -278,6 +287,7 @@ class FxBuilder(NodeTypes):
         halting = samples_of(self.graph, loop, step)
         samples = dict.fromkeys([*self.samples, *([halting] if halting is not None else [])])
         inner = FxBuilder(graph, self.signatures, self.training, self.default, True, samples)
+        inner.shares = self.shares
         for port in step.inputs:
             inner.placeholder(port.name, port.value)
         random = draws(self.graph, step.nodes, self.signatures)

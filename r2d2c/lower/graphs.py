@@ -14,6 +14,7 @@ from r2d2c.infer import Signatures
 from r2d2c.lower.builder import FxBuilder, draws, identifier
 from r2d2c.lower.explicit import Explicit
 from r2d2c.lower.scaling import Scaler
+from r2d2c.lower.shares import Shares
 from r2d2c.ops.record import Op
 from r2d2c.passes.inline import prune
 from r2d2c.types import Dim
@@ -116,7 +117,8 @@ class TrainingLowering:
     """Lowers the visits of a training graph.
 
     written_out: whether backwards of single layers are (see `explicit`); without, autograd records everything.
-    scaler: what takes the gradients where they are too small for fp16.
+    scaler: what takes the gradients where they are too small for fp16. shares: for a share of a batch, where samples are
+    coupled.
     """
 
     def __init__(
@@ -126,11 +128,12 @@ class TrainingLowering:
         default: torch.dtype | None = None,
         written_out: bool = True,
         scaler: Scaler | None = None,
+        shares: Shares | None = None,
     ) -> None:
         self.graph, self.ops, self.default = graph, ops, default
         self.signatures = Signatures(ops)
         self.nodes = {node.id: node for node in graph.body.nodes}
-        self.scaler = scaler
+        self.scaler, self.shares = scaler, shares
         self.explicit = Explicit(graph, ops, written_out)
         self.taken: dict[Value, int] = {}
         for node in graph.body.nodes:
@@ -195,6 +198,7 @@ class TrainingLowering:
 
     def _lower(self, name: str, ids: list[str], reads: list[Value], writes: list[Value]) -> LoweredVisit:
         b = FxBuilder(self.graph, self.signatures, True, self.default)
+        b.shares = self.shares
         present = set(ids)
         nodes = [self.nodes[id_] for id_ in ids]
         extra = [
@@ -214,10 +218,12 @@ class TrainingLowering:
         for node in nodes:
             if node.id in self.explicit.plain:
                 self.explicit.forward(b, node)
-            elif node.id in self.explicit.layers:
-                self.explicit.backward(b, node)
             elif node.op == "vjp":
-                self._vjp(b, node)
+                with b.sharing(node):
+                    if node.id in self.explicit.layers:
+                        self.explicit.backward(b, node)
+                    else:
+                        self._vjp(b, node)
             elif node.op == "accumulate":
                 self._accumulate(b, node)
             elif node.op == "update":

@@ -7,6 +7,7 @@ of the buffer is for itself, so nodes that come or go change no bit of the other
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from r2d2c.lower.gathering import active, row_means
 from r2d2c.lower.opgraph_kernels import Arrays, Cuts, Rows, arrays_for, cuts
 from r2d2c.opgraph import Schedule
 from r2d2c.opkinds import kind_of
@@ -97,14 +99,16 @@ def columns(
     """The columns of an op graph, [B, inputs + capacity], and its new running statistics, [capacity] each.
 
     x: [B, inputs]. numbers: [capacity, 3], the nodes' own. mean, var: [capacity], the running statistics, which
-    move as those of `batch_norm`. Free rows are 0 in the columns, and their statistics stay. With `batch`, each
+    move as those of `batch_norm`; several processes take those of all their rows. Free rows are 0 in the columns, and their statistics stay. With `batch`, each
     node's value is normalised before others read it: over the batch in training, else by the running statistics.
     The result's memory is that of its transpose.
     """
     batch = normalise == "batch"
     found, centre, spread = _Columns.apply(program, x, numbers, mean, var, batch, training)  # type: ignore[no-untyped-call]
     if batch and training:
-        count = x.shape[0]
+        share, count = active(), x.shape[0]
+        if share is not None:
+            count = count // max(share.count, 1) * share.total
         mean = _moved(mean, program.nodes, centre, momentum)
         var = _moved(var, program.nodes, spread * (count / max(count - 1, 1)), momentum)
     return found, mean, var
@@ -115,7 +119,14 @@ def _moved(running: Tensor, rows: Tensor, seen: Tensor, momentum: float) -> Tens
 
 
 def _forward(
-    program: Program, arrays: Arrays, buffer: Any, batch: bool, training: bool, centre: Any, spread: Any
+    program: Program,
+    arrays: Arrays,
+    means: Callable[[Any], Any],
+    buffer: Any,
+    batch: bool,
+    training: bool,
+    centre: Any,
+    spread: Any,
 ) -> None:
     """Fill the nodes' rows of the buffer. centre, spread: [nodes, 1], the statistics, which training fills, too."""
     inputs, kernels = program.schedule.inputs, arrays.kernels
@@ -128,15 +139,22 @@ def _forward(
             part = slice(step.start - inputs, step.stop - inputs)
             block = buffer[step.start : step.stop]
             if training:
-                centre[part] = arrays.means(block)
+                centre[part] = means(block)
             block -= centre[part]
             if training:
-                spread[part] = arrays.means(block * block)
+                spread[part] = means(block * block)
             block *= (spread[part] + EPSILON) ** -0.5
 
 
 def _backward(
-    program: Program, arrays: Arrays, buffer: Any, grads: Tensor, batch: bool, training: bool, spread: Any
+    program: Program,
+    arrays: Arrays,
+    means: Callable[[Any], Any],
+    buffer: Any,
+    grads: Tensor,
+    batch: bool,
+    training: bool,
+    spread: Any,
 ) -> None:
     """Add to the rows of ``grads``, which has those of the columns, what they get through the nodes."""
     inputs, kernels = program.schedule.inputs, arrays.kernels
@@ -146,8 +164,8 @@ def _backward(
         if batch:
             block, delta = buffer[step.start : step.stop], array[step.start : step.stop]
             if training:
-                along = arrays.means(delta * block)
-                delta -= arrays.means(delta)
+                along = means(delta * block)
+                delta -= means(delta)
                 delta -= block * along
             delta *= (spread[step.start - inputs : step.stop - inputs] + EPSILON) ** -0.5
         read = arrays.take(buffer, step.reads)
@@ -191,10 +209,10 @@ class _Columns(torch.autograd.Function):
         elif batch:
             centre, spread = (seen[program.nodes].to(x.dtype).unsqueeze(1) for seen in (mean, var))
         arrays = arrays_for(x)
+        means, ctx.means = row_means(arrays.means, arrays.tensor, active())
+        held = (arrays.of(tensor) for tensor in (centre, spread))
         with np.errstate(all="ignore"):
-            _forward(
-                program, arrays, arrays.of(buffer), batch, training, arrays.of(centre), arrays.of(spread)
-            )
+            _forward(program, arrays, means, arrays.of(buffer), batch, training, *held)
         ctx.program, ctx.batch, ctx.training, ctx.shape = program, batch, training, numbers.shape
         ctx.save_for_backward(buffer, spread)
         centre, spread = centre.view(-1), spread.view(-1)
@@ -211,7 +229,16 @@ class _Columns(torch.autograd.Function):
         grads[last:] = 0
         arrays = arrays_for(buffer)
         with np.errstate(all="ignore"):
-            _backward(program, arrays, arrays.of(buffer), grads, ctx.batch, ctx.training, arrays.of(spread))
+            _backward(
+                program,
+                arrays,
+                ctx.means,
+                arrays.of(buffer),
+                grads,
+                ctx.batch,
+                ctx.training,
+                arrays.of(spread),
+            )
         own = grads.new_zeros(ctx.shape.numel())
         own.index_copy_(0, program.numbers, grads[last:-1].sum(1))
         return None, grads[:inputs].t(), own.view(ctx.shape), None, None, None, None

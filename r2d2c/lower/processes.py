@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from r2d2c.lower.rows import Share, summed, written_by
+from r2d2c.infer import Signatures
+from r2d2c.lower.gathering import summed
+from r2d2c.lower.rows import Share, written_by
+from r2d2c.lower.shares import Shares, couples, share_out
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -43,6 +46,31 @@ def written(model: Model) -> list[torch.Tensor]:
         names = [n for n in written_by(model._training_graph.body.nodes) if n not in trained]
         model._compiled["written"] = [buffers[n] for n in names if buffers[n].is_floating_point()]
     found: list[torch.Tensor] = model._compiled["written"]
+    return found
+
+
+def ways_of_shares(model: Model, skip: frozenset[str] = frozenset()) -> Shares | None:
+    """How a model is lowered for a share of a batch, if not as for a whole one. skip: the losses that do not train."""
+    key = ("shares", skip, model._share_all)
+    if key not in model._compiled:
+        graph = model._training_graph_without(skip) if skip else model._training_graph
+        signatures = Signatures(model.spec.ops)
+        if model._share_all:
+            model._compiled[key] = share_out(graph, signatures)
+        else:
+            model._compiled[key] = couples(model.graph, graph, signatures)
+    found: Shares | None = model._compiled[key]
+    return found
+
+
+def shares_of(model: Model, skip: frozenset[str] = frozenset()) -> Shares | None:
+    """The same where the model's pass is on a share; None otherwise. TypeError if it cannot be learned so."""
+    if model._share is None:
+        return None
+    found = ways_of_shares(model, skip)
+    if found is not None and found.refused is not None:
+        node, why = found.refused
+        raise TypeError(f"processes cannot learn shares of a batch: `{node.id}` couples samples, and {why}")
     return found
 
 

@@ -1,7 +1,7 @@
 """A process's rows of a batch that several processes learn together.
 
 What is drawn for the whole batch is drawn by each process, which keeps its rows; the statistics of `batch_norm` are those
-of all rows. So the processes together compute what one would on the whole batch.
+of all rows. So the processes together compute what one would on the whole batch. For what couples samples see `shares`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from r2d2c.graph import Graph, Node, walk
+from r2d2c.lower.gathering import Sum, enter, leave
 from r2d2c.lower.init import Rng
 from r2d2c.types import Dim
 
@@ -80,6 +81,14 @@ class RowsMode(TorchFunctionMode):
         super().__init__()
         self.share, self.places, self.sampled = share, places, False
 
+    def __enter__(self) -> Any:
+        enter(self.share)
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        leave()
+
     def __torch_function__(
         self,
         func: Any,
@@ -109,35 +118,15 @@ class RowsMode(TorchFunctionMode):
         return drawn.clone()
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over processes. Each one's loss counts by its part of the batch, so its gradient comes back by it too."""
-
-    @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, share: Share) -> torch.Tensor:
-        ctx.share = share
-        return summed(value.detach().clone(), share.group)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        share = ctx.share
-        return summed(grads[0] * share.part, share.group) / share.part, None
-
-
-def summed(tensor: torch.Tensor, group: ProcessGroup | None = None) -> torch.Tensor:
-    """Add the tensors of all processes, in place."""
-    torch.distributed.all_reduce(tensor, group=group)
-    return tensor
-
-
 def _moments(share: Share, x: torch.Tensor, axes: list[int]) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Mean, sum of squared deviations, and how many elements they are of, with all processes' rows."""
     count = x.numel() // max(1, share.count) * share.total
     for axis in range(x.dim()):
         if axis not in axes:
             count //= x.shape[axis]
-    mean = _Sum.apply(x.sum(axes), share) / count  # type: ignore[no-untyped-call]
+    mean = Sum.apply(x.sum(axes), share) / count  # type: ignore[no-untyped-call]
     shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-    spread = _Sum.apply((x - mean.view(shape)).square().sum(axes), share)  # type: ignore[no-untyped-call]
+    spread = Sum.apply((x - mean.view(shape)).square().sum(axes), share)  # type: ignore[no-untyped-call]
     return mean, spread, count
 
 

@@ -160,6 +160,7 @@ def reduce(b: Any, a: Any, losses: Any, rank: int) -> Any:
         return total
     factor = factors[0] if len(factors) == 1 else b("torch.mul", *factors)
     count = b("torch.sum", b.method("expand_as", factor, losses))
+    count = b.counted(count) if hasattr(b, "counted") else count
     return b("torch.div", total, b("torch.where", b("torch.eq", count, 0), 1, count))
 
 

@@ -66,7 +66,8 @@ def _learned(model: Model, batch: Batch) -> Gradients:
     model.__dict__["_step"] = 0
     for parameter in model.parameters():
         parameter.grad = None
-    model.learn(**batch)
+    for _ in model.visits(**batch):  # not `learn`: of several processes each measures on all of the batch
+        pass
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -148,6 +149,7 @@ class Angles:
 
     def on_ready(self, trainer: Trainer) -> None:
         self._model, self._path = trainer.model, trainer.run_folder.path / FILE
+        self._writes = trainer.team.first
         self._tasks = list(trainer.model.graph.tasks)
         before = read_angles(self._path)
         self.history.clear()
@@ -194,10 +196,14 @@ class Angles:
         if len(self.history) == 1:
             self._write()
             return
+        if not self._writes:
+            return
         with self._path.open("a", encoding="utf-8", newline="") as stream:
             csv.writer(stream, lineterminator="\n").writerows(_rows({epoch: found}))
 
     def _write(self) -> None:
+        if not self._writes:
+            return
         lines = ["epoch,task,degrees", *(",".join(row) for row in _rows(self.history))]
         write_atomic(self._path, ("\n".join(lines) + "\n").encode())
 

@@ -11,13 +11,13 @@ from r2d2c.driver import Checked
 from r2d2c.syntax.override import with_credit
 from r2d2c.train.augmentation import check_augment
 from r2d2c.train.device import set_threads
-from r2d2c.train.distributed.start import check_out, find_team, place_here, run_to_go_on
-from r2d2c.train.distributed.team import rank_here
+from r2d2c.train.distributed.start import check_out, find_team, place_here, run_to_go_on, unpack_once
+from r2d2c.train.distributed.team import rank_here, restarted
 from r2d2c.train.events import Callbacks
 from r2d2c.train.finish import summarize_run
 from r2d2c.train.listening import all_callbacks
 from r2d2c.train.load import Request, check_for_training, data_text, load_data
-from r2d2c.train.pack import is_archive, unpack_run
+from r2d2c.train.pack import is_archive
 from r2d2c.train.refuse import refuse
 from r2d2c.train.resolved import resolved_text
 from r2d2c.train.run import Origin, Run, next_folder, open_run, seen_from
@@ -79,7 +79,7 @@ def train(
     """
     plugins = tuple(plugins)
     if resume is not None and is_archive(resume):
-        resume, out = unpack_run(Path(resume), out), None
+        resume, out = unpack_once(Path(resume), out, device), None
     listening = all_callbacks(callbacks, angles, quiet, resume, log, tensorboard, plugins)
     changed = overrides(
         epochs=epochs, batch_size=batch_size, seed=seed, optimizer=optimizer, schedule=schedule, split=split
@@ -103,7 +103,8 @@ def train(
             listening,
             checkpoint_every,
             shared,
-            workers=workers,
+            restarted(),
+            workers,
         )
     if spec is None:
         raise TypeError("train() needs a spec, or resume=")

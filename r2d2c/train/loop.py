@@ -15,7 +15,7 @@ from r2d2c.train.checkpoint import Checkpoint, pack_rng, unpack_rng
 from r2d2c.train.data import BoundData, Loader, stable_seed
 from r2d2c.train.data.bind import TableSplit
 from r2d2c.train.distributed.alone import Alone
-from r2d2c.train.events import Callbacks, EpochInfo, Progress, Start, StepInfo
+from r2d2c.train.events import Callbacks, EarlyStop, EpochInfo, Progress, Start, StepInfo
 from r2d2c.train.growth import Growth
 from r2d2c.train.guard import check_losses, check_parameters
 from r2d2c.train.interrupt import Interrupted, Request, catching
@@ -283,7 +283,10 @@ class Trainer:
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
         self.sums = Sums(self.losses, self.device)
         self.save(best=better)
-        self.callbacks("on_epoch", EpochInfo(self.epoch, train, validation, better))
+        stop = None
+        if self.stopped is not None and self.stopped < self.settings.epochs:
+            stop = EarlyStop(self.stopped, self.judge.monitor.name, self.stale)
+        self.callbacks("on_epoch", EpochInfo(self.epoch, train, validation, better, stop))
         self._tell_warnings()
         self._draw_sometimes()
 

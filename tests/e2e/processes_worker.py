@@ -18,9 +18,13 @@ ROWS = 7  # 4 and 3
 
 
 def differs(spec: str, rank: int) -> float:
-    """The largest difference between gradients, losses and statistics by shares and of the whole batch."""
-    model = Model(r2d2c.load(spec)).double()
+    """The largest difference between gradients, losses and statistics by shares and of the whole batch.
+
+    spec: its path; behind `all:`, what nothing couples is followed value by value, too.
+    """
+    model = Model(r2d2c.load(spec.removeprefix("all:"))).double()
     whole = copy.deepcopy(model)
+    model._share_all = spec.startswith("all:")
     batch = random_batch(model.graph, 0, {"B": ROWS}, torch.float64)
     rows = slice(0, 4) if rank == 0 else slice(4, ROWS)
     worst = 0.0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -85,9 +88,31 @@ def test_one_process_is_not_several(option, tmp_path):
         r2d2c.train("specs/tasks/two_tasks.yaml", epochs=1, out=tmp_path / "run", **option)
 
 
-def test_a_training_that_may_start_again_needs_a_folder(monkeypatch):
+def test_a_training_that_may_start_again_needs_a_folder(monkeypatch, tmp_path):
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "x"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
     with pytest.raises(r2d2c.CompileError, match="E634"):
         r2d2c.train("specs/tasks/two_tasks.yaml", epochs=1)
+    archive = tmp_path / "run.r2d2c"  # not even opened
+    archive.write_bytes(b"")
+    with pytest.raises(r2d2c.CompileError, match="E634"):
+        r2d2c.train(resume=archive)
+
+
+@pytest.mark.parametrize(("lost", "code"), [(True, 0), (False, -signal.SIGTERM)])
+def test_who_has_lost_another_process_says_so_before_torchrun_ends_it(lost, code):
+    program = f"""
+import os, signal
+from r2d2c.train.distributed.team import end_in_order, lost
+from r2d2c.train.interrupt import catching
+
+end_in_order()
+with catching():  # a training, whose handlers go when it fails
+    if {lost}:
+        found = lost(RuntimeError("gloo: connection reset"))
+os.kill(os.getpid(), signal.SIGTERM)
+print(found.diagnostics[0].code)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "E635\n" if lost else ""), done.stderr

@@ -1,7 +1,8 @@
 """Whether shares of a batch teach what the whole batch does: tried once, on a few samples, before a training.
 
-A mean over samples is the mean of its shares. A loss that compares samples with each other, or divides by what a batch
-has of something, is not; nothing but both computations shows that for every op, credit rule and plug-in.
+A mean over samples is the mean of its shares. What compares samples with each other, or divides by what a batch has of
+something, asks the other processes (`lower.shares`) if its op says so; nothing but both computations shows whether that
+is right for every op, credit rule and plug-in.
 """
 
 from __future__ import annotations
@@ -9,21 +10,23 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from r2d2c.graph import Node, walk
-from r2d2c.lower.processes import add_up, written
-from r2d2c.ops.record import ShapeError
+from r2d2c.lower.processes import add_up, ways_of_shares, written
 from r2d2c.source import Span
 from r2d2c.train.data.bind import TableSplit
 from r2d2c.train.refuse import refuse
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
     from r2d2c.model import Model
     from r2d2c.train.distributed.data import DataParallel
     from r2d2c.train.loop import Trainer
+    from r2d2c.train.measure import Batch
 
 CLOSE = 1e-7  # of a tensor's largest number; float64 has 1e-16, and some rules take a root or many steps
+_FIX = "train with one process, or let the loss be a mean over samples"
 TINY = 1e-10  # of the largest gradient: what is 0 but for rounding
 
 
@@ -33,16 +36,38 @@ class Found(NamedTuple):
 
 
 def check_shares(team: DataParallel, trainer: Trainer) -> None:
-    """Refuses (E630) a model whose gradients by shares are not those of the whole batch, in float64."""
-    import torch
+    """Refuses (E630) a model whose gradients by shares are not those of the whole batch, in float64.
 
+    One that only this shows to couple samples is then followed value by value.
+    """
     model, settings = trainer.model, trainer.settings
+    known = ways_of_shares(model)
+    if known is not None and known.refused is not None:
+        node, why = known.refused
+        what = "samples of a batch are coupled where processes cannot ask each other for theirs"
+        refuse("E630", what, node.origin, label=why, fix=_FIX)
     if team.device.type == "mps":
         return
     batch = _few(team, trainer)
     sizes = settings.sizes_at(0) if settings.sizes else {}
-    mine, share = team.cut(batch)
     whole = _learn(model, {**batch, **sizes})
+    bad, losses = _compare(team, model, batch, sizes, whole)
+    if (bad or losses) and known is None:
+        model._share_all = True
+        followed = ways_of_shares(model)
+        if followed is not None and followed.refused is None and followed.ways:
+            bad, losses = _compare(team, model, batch, sizes, whole)
+    if bad or losses:
+        _refuse(model, bad, losses)
+
+
+def _compare(
+    team: DataParallel, model: Model, batch: Batch, sizes: Mapping[str, Any], whole: Found
+) -> tuple[list[str], list[str]]:
+    """The parameters and the losses that are not those of the whole batch; the same in all processes."""
+    import torch
+
+    mine, share = team.cut(batch)
     shared = copy.deepcopy(model).double()
     shared._share = share
     part = _learn(shared, {**mine, **sizes}, fresh=False)
@@ -51,8 +76,7 @@ def check_shares(team: DataParallel, trainer: Trainer) -> None:
     scale = max((float(t.abs().max()) for t in whole.tensors.values() if t.numel()), default=0.0)
     bad = [name for name in whole.tensors if _differ(part.tensors[name], whole.tensors[name], scale)]
     losses = [name for name in whole.losses if _differ(part.losses[name], whole.losses[name], 0.0)]
-    if bad or losses:
-        _refuse(model, bad, losses)
+    return team.decide((bad, losses))
 
 
 def _few(team: DataParallel, trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -98,49 +122,17 @@ def _differ(part: torch.Tensor, whole: torch.Tensor, scale: float) -> bool:
 
 
 def _refuse(model: Model, names: list[str], losses: list[str]) -> None:
+    """names: of the parameters whose gradient by shares is another, and ``losses`` of those whose value is."""
     graph = model._training_graph
     wiring = model.wiring()
     blamed = losses or [loss for loss, row in wiring.items() if any(row.get(name) for name in names)]
-    coupled = _coupling(model)
     what = ", ".join(f"`{name}`" for name in blamed[:3]) or "what is learned"
-    span: Span | None = coupled.origin if coupled is not None else None
-    if span is None and blamed and blamed[0] in graph.losses:
-        span = graph.losses[blamed[0]].origin
-    notes = (
-        [f"a share of a batch gives another gradient of {', '.join(f'`{n}`' for n in names[:3])}"]
-        if names
-        else []
-    )
+    span: Span | None = graph.losses[blamed[0]].origin if blamed and blamed[0] in graph.losses else None
+    shown = ", ".join(f"`{name}`" for name in names[:3])
     refuse(
         "E630",
         f"{what} of a batch is not the mean over shares of it, so processes cannot share batches",
         span,
-        label="this looks at several samples at once" if coupled is not None else "",
-        notes=notes,
-        fix="train with one process, or let the loss be a mean over samples",
+        notes=[f"a share of a batch gives another gradient of {shown}"] if names else [],
+        fix=_FIX,
     )
-
-
-def _coupling(model: Model) -> Node | None:
-    """The first node that mixes samples of a batch."""
-    from r2d2c.infer import Signatures
-    from r2d2c.types import Dim
-
-    graph, signatures = model.graph, Signatures(model.spec.ops)
-    for _, node in walk(graph):
-        op = model.spec.ops.get(node.op)
-        if op is None or op.mixes is None:
-            continue
-        given: list[Any] = [graph.types.get(value) if value is not None else None for value in node.inputs]
-        space = signatures[node.op].namespace(node, given)
-        try:
-            mixed = op.mixes(space)
-        except ShapeError:
-            continue
-        for argument, axis in mixed:
-            value = getattr(space, argument, None)
-            for type_ in value if isinstance(value, list) else [value]:
-                dims = getattr(type_, "dims", ())
-                if axis < len(dims) and isinstance(dims[axis], Dim) and "B" in dims[axis].symbols():
-                    return node
-    return None

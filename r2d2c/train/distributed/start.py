@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import atexit
+import functools
+import json
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from r2d2c.diagnostics import CompileError
 from r2d2c.train.device import find_device
 from r2d2c.train.distributed.alone import Alone
-from r2d2c.train.distributed.team import Team, guarded, rank_here, restarted, started_by_torchrun
+from r2d2c.train.distributed.team import (
+    Team,
+    end_in_order,
+    guarded,
+    rank_here,
+    restarted,
+    started_by_torchrun,
+)
+from r2d2c.train.pack import unpack_run
 from r2d2c.train.refuse import refuse
 from r2d2c.train.run_folder import RunFolder
 
@@ -63,21 +74,58 @@ def place_here(device: str | None) -> torch.device:
 
 def _join(device: torch.device) -> None:
     import torch.distributed as dist
-    from torch._C._distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
 
-    if dist.is_initialized():
+    if dist.is_available() and dist.is_initialized():
         return
-    if not dist.is_available():
-        refuse("E631", "this build of torch has no torch.distributed")
+    store, rank, world = _meet()
+    end_in_order()
     with guarded():
-        store, rank, world = next(iter(rendezvous("env://", timeout=TIMEOUT)))
-        # Of an earlier start the store still has addresses, at which nobody is any more.
-        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = PrefixStore(f"r2d2c/{start}", store)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     atexit.register(_leave)
+
+
+@functools.cache
+def _meet() -> tuple[Any, int, int]:
+    """What processes can tell each other by names before they are joined, this one's number, and how many there are."""
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        refuse("E631", "this build of torch has no torch.distributed")
+    from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    with guarded():
+        store, rank, world = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+    # Of an earlier start the store still has addresses, at which nobody is any more.
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return PrefixStore(f"r2d2c/{start}", store), rank, world
+
+
+def unpack_once(archive: Path, out: str | Path | None, device: str | None) -> Path:
+    """The run folder to which an archive was unpacked, by the first process; or that of a start before this one."""
+    path = Path(out) if out is not None else None
+    if not started_by_torchrun():
+        return unpack_run(archive, path)
+    check_out(path)
+    again = run_to_go_on(path, device)
+    if again is not None:
+        return again
+    store, rank, _ = _meet()
+    if rank:
+        with guarded():
+            told = json.loads(store.get("unpacked"))
+        if "code" in told:
+            refuse(told["code"], told["message"])
+        return Path(told["folder"])
+    try:
+        folder = unpack_run(archive, path)
+    except CompileError as error:
+        first = error.diagnostics[0]
+        store.set("unpacked", json.dumps({"code": first.code, "message": first.message}))
+        raise
+    store.set("unpacked", json.dumps({"folder": str(folder)}))
+    return folder
 
 
 def _leave() -> None:

@@ -16,8 +16,9 @@ import torch.distributed as dist
 
 from r2d2c.credit.registry import rules as credit_rules
 from r2d2c.graph import Value
+from r2d2c.lower.gathering import summed
 from r2d2c.lower.init import Rng
-from r2d2c.lower.rows import summed, written_by
+from r2d2c.lower.rows import written_by
 from r2d2c.plan import plan
 from r2d2c.train.distributed.divide import divide, find_pieces, refuse_few
 from r2d2c.train.distributed.merge import absent, merge

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from r2d2c.diagnostics import CompileError, Sink
@@ -26,6 +30,10 @@ STARTED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _BROKEN = ("connection", "gloo", "nccl", "socket", "timed out", "broken pipe", "process group")
 
 
+# Set when another process was found to be gone.
+_gone = threading.Event()
+
+
 class ProcessLostError(CompileError):
     """Another process of the training is gone (E635). The run can be resumed."""
 
@@ -43,6 +51,19 @@ def rank_here() -> int:
 def restarted() -> bool:
     """Whether `torchrun` has started this training again, after a process of it failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") or 0) > 0
+
+
+def end_in_order() -> None:
+    """Let a process that has lost another one say so, though `torchrun` ends it with a SIGTERM as soon as it sees that too."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not _gone.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    alone = threading.current_thread() is threading.main_thread()
+    if alone and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, handle)
 
 
 @contextmanager
@@ -80,6 +101,8 @@ def is_broken(error: BaseException) -> bool:
 
 
 def lost(error: BaseException, run: Path | None = None) -> ProcessLostError:
+    """What to raise for an error of torch.distributed."""
+    _gone.set()
     sink = Sink()
     first, *_ = str(error).strip().splitlines() or [""]
     if first.startswith("["):  # where in its source that is
@@ -116,7 +139,7 @@ class Team(Alone):
         """Which of some flags is set in any process."""
         import torch
 
-        from r2d2c.lower.rows import summed
+        from r2d2c.lower.gathering import summed
 
         found = torch.tensor([float(value) for value in values], device=self.device)
         with guarded(self.run):
@@ -151,7 +174,12 @@ class Team(Alone):
         self.flags(False)
 
     def measure(self, model: Model, batches: Iterable[Batch], metrics: Sequence[Measured]) -> Measurement:
-        found = measured_sums(model, map(self._mine, batches), metrics)
+        from r2d2c.lower.processes import ways_of_shares
+
+        # Losses that couple samples are those of whole batches.
+        coupled = ways_of_shares(model) is not None
+        mine = islice(batches, self.rank, None, self.world) if coupled else map(self._mine, batches)
+        found = measured_sums(model, mine, metrics)
         samples = sum(self.collect(found.samples))
         losses = add_states(self.collect({"sums": found.weighted()}))["sums"]
         return found.result(samples, losses, add_states(self.collect(found.states())))
