@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import statistics
 import tempfile
@@ -82,6 +83,7 @@ def resume(setting: Setting) -> Result:
                 try:
                     r2d2c.train(callbacks=[_Stop()], threads=1, **where, **given)
                 except Interrupted:
+                    gc.collect()  # or it is chance which of the two is given the other's memory, and no fresh pages
                     return
                 raise AssertionError("it did not learn")
 
