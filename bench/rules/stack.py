@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -133,7 +134,7 @@ def convnet(
     return Stack([*layers, Layer(top, "identity")], shape)
 
 
-class Rule(nn.Module):
+class Rule(nn.Module, ABC):
     """What every rule shares. `rates` maps a prefix of parameter names to a factor on the learning rate."""
 
     rates: dict[str, float]
@@ -143,9 +144,9 @@ class Rule(nn.Module):
         self.net = net
         self.rates = {}
 
+    @abstractmethod
     def learn(self, x: Tensor, y: Tensor) -> Tensor:
         """Leave the update of one batch in ``.grad``; the loss, detached, for the log."""
-        raise NotImplementedError
 
     def logits(self, x: Tensor) -> Tensor:
         out: Tensor = self.net(x)

@@ -98,9 +98,10 @@ def columns(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The columns of an op graph, [B, inputs + capacity], and its new running statistics, [capacity] each.
 
-    x: [B, inputs]. numbers: [capacity, 3], the nodes' own. mean, var: [capacity], the running statistics, which
-    move as those of `batch_norm`; several processes take those of all their rows. Free rows are 0 in the columns, and their statistics stay. With `batch`, each
-    node's value is normalised before others read it: over the batch in training, else by the running statistics.
+    x: [B, inputs]. numbers: [capacity, 3], the nodes' own. mean, var: [capacity], the running statistics, which move
+    as those of `batch_norm`; several processes take those of all their rows. Free rows are 0 in the columns, and
+    their statistics stay. With `batch`, each node's value is normalised before others read it: over the batch in
+    training, else by the running statistics.
     The result's memory is that of its transpose.
     """
     batch = normalise == "batch"

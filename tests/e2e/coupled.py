@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-ONE = """
+HEAD = """
 r2d2c: 1
 dims: {{D: 6, H: 5, C: 3}}
 inputs: {{x: "f32[B, D]"}}
 targets: {{y: "i64[B]"}}
+"""
+ONE = (
+    HEAD
+    + """
 tasks:
   t1:
     behavior: h = x |> linear(H) |> tanh
@@ -17,6 +21,7 @@ tasks:
 outputs: {{logits: out.logits}}
 credit: local
 """
+)
 LOSSES = {
     "info_nce": "info_nce(h, linear(x, H))",
     "mean_squared": "square(mean(h))",
@@ -37,11 +42,9 @@ LOSSES = {
     "one_row_more": "mse(concat(h, full((1, H), 0.5), axis=0)[1:], h) + mean(square(concat(h, 2 * h[:1], axis=0)))",
     "joined": "mse(linear(concat(x, flip(x, axes=0), axis=0), H), 0.1)",
 }
-TWO = """
-r2d2c: 1
-dims: {{D: 6, H: 5, C: 3}}
-inputs: {{x: "f32[B, D]"}}
-targets: {{y: "i64[B]"}}
+TWO = (
+    HEAD
+    + """
 tasks:
   t1:
     behavior: |
@@ -57,6 +60,7 @@ tasks:
 outputs: {{logits: out.logits}}
 credit: {rule}
 """
+)
 RULES = [
     "backprop",
     "local",
